@@ -62,14 +62,14 @@ def curve_svg(steps: Sequence[str], lines: Sequence[Line], *, x: str, unit: str,
         )
     colors = dict(zip([line.name for line in lines if not line.is_control], SERIES * len(lines), strict=False))
     for line in sorted(lines, key=lambda line: not line.is_control):
-        color = colors.get(line.name, GREY)
+        color, kind = colors.get(line.name, GREY), "" if line.is_control else 'class="edges" '
         if len(line.lows):
             around = " ".join([*places(line.highs), *reversed(places(line.lows))])
             body.append(
-                f'<polygon class="edges" points="{around}" fill="{color}" fill-opacity="{0.45 if line.is_control else 0.18}"/>'
+                f'<polygon {kind}points="{around}" fill="{color}" fill-opacity="{0.45 if line.is_control else 0.18}"/>'
             )
         body.append(
-            f'<polyline class="edges" points="{" ".join(places(line.values))}" fill="none" stroke="{color}" stroke-width="2"/>'
+            f'<polyline {kind}points="{" ".join(places(line.values))}" fill="none" stroke="{color}" stroke-width="2"/>'
         )
         few = len(steps) <= 3 * _TICKS
         body += [_dot(line, n, _LEFT + n * room, up, steps, x, unit, color, few) for n in range(len(steps))]

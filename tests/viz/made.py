@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from mmlens.analysis.attention.looks import AttentionLooks
 from mmlens.analysis.attribution.compare import Agreement, agreement
+from mmlens.analysis.attribution_graphs.graph import AttributionGraph
+from mmlens.analysis.attribution_graphs.nodes import GraphNode
 from mmlens.analysis.concepts.grounding import ConceptGrounding, GroundedConcept
 from mmlens.analysis.edits.cases import EditCase, EditFacts
 from mmlens.analysis.edits.outcome import EditReport
@@ -232,3 +235,37 @@ def feature_page() -> FeaturePage:
     density = {"image": 0.5, "text": 0.25}
     contexts = (TextContext("a", "red", "moon", 1.5),)
     return FeaturePage(first, second, density, density, 0.8, shown, contexts, ("red",), ("a moon",), (held,), 1)
+
+
+def looks(layers: int = 3, heads: int = 2, queries: int = 4, side: int = 4, *, seed: int = 0) -> AttentionLooks:
+    """Attention of made-up tokens to the patches of a picture; head 1 of layer 1 looks nowhere else."""
+    values = torch.rand(layers, heads, queries, side**2, generator=torch.Generator().manual_seed(seed))
+    values = values / values.sum(-1, keepdim=True) / 2
+    values[1, 1] *= 2
+    tokens = tuple(TOKENS[i % len(TOKENS)] for i in range(queries))
+    layer_numbers, numbers = tuple(range(layers)), tuple(range(queries))
+    return AttentionLooks(values, layer_numbers, tokens, numbers, torch.cat(blocks(side)), picture())
+
+
+def attribution_graph(side: int = 2) -> AttributionGraph:
+    """A feature and an error that read the patches of a picture and a word, and a logit that reads these."""
+    point = "blocks.0.hook_mlp_out"
+    boxes = [tuple(box[0].tolist()) for box in blocks(side)]
+    sources = [
+        GraphNode("source", f"patch {n}", "hook_embed", (n,), "", box=box, image=0)  # type: ignore[arg-type]
+        for n, box in enumerate(boxes)
+    ]
+    members = (
+        GraphNode("feature", "L0.f3", point, (side**2,), "red", feature=3, value=1.0),
+        GraphNode("error", "L0.error", point, (side**2,), ""),
+        *sources,
+        GraphNode("source", "word", "hook_embed", (side**2,), "red"),
+        GraphNode("logit", "logit red", "hook_logits", (side**2,), "red", token=5, value=2.0),
+    )
+    weights = torch.zeros(2, len(members))
+    weights[0, 2:-1] = torch.linspace(-1, 2, side**2 + 1)
+    weights[1, :-1] = torch.linspace(2, 0.5, len(members) - 1)
+    texts = (*("<image>",) * side**2, "red")
+    return AttributionGraph(
+        members, weights, torch.zeros(2), torch.tensor([0.9]), torch.ones(1), 1, texts, (picture(),)
+    )

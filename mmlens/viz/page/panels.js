@@ -36,7 +36,7 @@ const slider = (name, most, least, get, put, text) => {
 };
 const parts = [], panel = make("div", {class: "panel"});
 const add = (part, where = panel) => { parts.push(part); where?.append(part.element); return part; };
-const ranked = make("div");
+const ranked = make("div", {class: "ranked"});
 
 // ---- what is shown: quantities, runs, layers
 if (titles.length > 1) add(choices(titles, () => titles.indexOf(arrays[state.array]?.title), i => { pick(titles[i], state.run); draw("array"); }, "what is shown"));
@@ -140,7 +140,7 @@ if (used("item")) {
 // ---- tables
 const tableOf = (columns, rows) => make("div", {class: "scroll"}, make("table", {},
   make("thead", {}, make("tr", {}, ...columns.map(name => make("th", {scope: "col"}, name)))),
-  make("tbody", {}, ...rows.map(row => make("tr", {}, ...row.map(cell => make("td", {class: typeof cell === "number" ? "n" : null}, cell === null ? "" : String(cell))))))));
+  make("tbody", {}, ...rows.map(row => make("tr", {}, ...row.map(cell => make("td", {class: typeof cell === "number" ? "n" : String(cell).length > 40 ? "long" : null}, cell === null ? "" : String(cell))))))));
 const folded = ({title, columns, rows}, number) => make("details", {open: number || pack.arrays.length || pack.picture || drawing || pack.sheets.length ? null : ""},
   make("summary", {}, title), tableOf(columns, rows));
 /** The map that is looked at, as rows of patches. */

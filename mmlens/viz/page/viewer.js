@@ -54,13 +54,13 @@ sheetOfStyle.textContent = style;
 root.append(sheetOfStyle, make("section", {"aria-label": pack.headline, tabindex: runs.length > 1 ? 0 : null},
   make("p", {class: "head"}, pack.headline), pack.caption ? make("p", {class: "soft"}, pack.caption) : null,
   make("div", {class: "pictures"}, ...[first, second].filter(Boolean).map(view => view.figure), panel),
-  ranked, drawing, grid, ...(pack.arrays.length || words || drawing ? [seenStatus, spoken] : []), reading, copy, asTable, ...pack.tables.map(folded),
+  ranked, drawing, grid, ...(pack.arrays.length || words || drawing || pictured ? [seenStatus, spoken] : []), reading, copy, asTable, ...pack.tables.map(folded),
   pack.notes.length ? make("footer", {}, pack.notes.join(" ")) : null));
 // Jupyter's own keys (a, b, dd) would insert and delete cells while somebody types here
 host.dataset.lmSuppressShortcuts = "true";
 for (const kind of ["keydown", "keypress", "keyup"]) host.addEventListener(kind, event => event.stopPropagation());
-root.addEventListener("keydown", () => { byKey = true; });
-for (const kind of ["pointermove", "pointerdown"]) root.addEventListener(kind, () => { byKey = false; });
+root.addEventListener("keydown", () => { byKey = true; }, true);
+for (const kind of ["pointermove", "pointerdown"]) root.addEventListener(kind, () => { byKey = false; }, true);
 const dark = () => {
   const page = document.body, lab = page.dataset.jpThemeLight, theme = document.documentElement.dataset.theme || page.dataset.theme;
   const is = lab ? lab === "false" : page.classList.contains("vscode-dark") || page.classList.contains("vscode-high-contrast")
