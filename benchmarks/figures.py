@@ -289,10 +289,7 @@ def graph(path: Path) -> None:
     found = mm.attribution_graph(model, question, mm.lab.dictionaries("transcoders"), max_nodes=200, progress=False)
     figure = found.plot(n=30)
     words = 'What the model says of the moon, "red", comes from patches of the moon and from the word "color"'
-    method = (
-        f"The 30 edges with the most influence on the logit; replacement {found.scores.replacement:.2f}, completeness"
-    )
-    titled(figure, words, f"{method} {found.scores.completeness:.2f}; small: features.")
+    titled(figure, words, "")  # the page says the method; below is the legend
     figure.savefig(path, dpi=110)
 
 
