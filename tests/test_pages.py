@@ -10,7 +10,7 @@ from docs import executed
 from mmlens.core.errors import MMLensError
 
 #: Pages that have tests of their own.
-TESTED = ("README.md", "docs/interop.md", "docs/howto/where_a_colour_travels.md")
+TESTED = ("README.md", "docs/asks.md", "docs/interop.md", "docs/howto/where_a_colour_travels.md")
 PAGES = {page.relative_to(executed.FOLDER.parent).as_posix(): page for page in executed.pages()}
 
 
