@@ -45,36 +45,34 @@ def add_attention(
     kernel, last = collect.module(attention.kernel, block), collect.module(attention.o, block)
     d_head = in_features(last) // heads
     tower = collect.towers.setdefault(id(kernel.config), attention_tower(kernel.config, is_packed=rows.packed))
-    batch = "" if rows.packed else "batch "
-    queries, keys, pairs = (f"{batch}{axes}" for axes in ("query head d_head", "key head d_head", "head query key"))
-    axes = {"q": queries, "k": keys, "v": keys, "attn_scores": pairs, "pattern": pairs, "z": queries}
+    axes, crosses = _axes(rows), prefix.endswith("cross_attn")
     key_rows = Rows(rows.axes, rows.width, key_sequence)
     if attention.over_channels:
         # the last axis runs over the positions, however many the picture has
         key_rows = rows = Rows(rows.axes, rows.width, "channels")
     names: dict[AttentionKind, str] = {kind: f"{prefix}.hook_{kind}" for kind in ATTENTION_KINDS}
     after: dict[AttentionKind, list[str]] = {"q": query_from, "k": key_from, "v": key_from}
-    made_by_linears: set[AttentionKind] = set()
+    at_linears: set[AttentionKind] = set()
     for letter in LETTERS:
-        name, crosses = names[letter], prefix.endswith("cross_attn")
+        name = names[letter]
         treatment = treatment_of(kernel, attention, letter, crosses=crosses)
         names[letter] = f"{prefix}.{product_name(letter, treatment)}"
-        made = projection_of(block, attention, letter, heads=heads, d_head=d_head)
+        projection = projection_of(block, attention, letter, heads=heads, d_head=d_head)
         is_behind = names[letter] != name or treatment.scaled
         # rows that another sequence or a window lays out are those of the product alone
-        if made is not None and is_behind and not (crosses and letter != "q") and collect.windows is None:
-            site = AtSite(Projected(collect.leaving(made.linear), made))
+        if projection is not None and is_behind and not (crosses and letter != "q") and collect.windows is None:
+            site = AtSite(Projected(collect.leaving(projection.linear), projection))
             # rows of the pass under way, also of keys and values
-            own_axes = axes[letter].replace("key", "pos")
-            collect.add(name, site, rows, axes=own_axes, width=d_head, after=after[letter])
+            pass_axes = axes[letter].replace("key", "pos")
+            collect.add(name, site, rows, axes=pass_axes, width=d_head, after=after[letter])
             after[letter] = [name]
-            made_by_linears |= {letter} if names[letter] == name else set()
+            at_linears |= {letter} if names[letter] == name else set()
     after |= {"attn_scores": [names["q"], names["k"]], "pattern": [names["attn_scores"]]}
     after["z"] = [names["pattern"], names["v"]]
     split = collect.split.received.get(id(base_layer(last)))
     split = None if split is None else replace(split, size=None)  # of heads, all processes have as many
     for kind in ATTENTION_KINDS:
-        if kind in made_by_linears:
+        if kind in at_linears:
             continue
         wide = kind in ("attn_scores", "pattern")
         varies = wide or attention.over_channels or (attention.latent and kind in "qk")
@@ -90,6 +88,12 @@ def add_attention(
             read_by=last if kind == "z" else None,
         )
     return names["z"]
+
+
+def _axes(rows: Rows) -> dict[AttentionKind, str]:
+    batch = "" if rows.packed else "batch "
+    queries, keys, pairs = (f"{batch}{axes}" for axes in ("query head d_head", "key head d_head", "head query key"))
+    return {"q": queries, "k": keys, "v": keys, "attn_scores": pairs, "pattern": pairs, "z": queries}
 
 
 def _outputs_alone(

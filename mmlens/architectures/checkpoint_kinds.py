@@ -29,15 +29,19 @@ def refuse_files(path: str | Path, options: Mapping[str, Any]) -> None:
     if not Path(path).exists() and (Path(path).is_absolute() or str(path).startswith((".", "~"))):
         raise InputError(f"There is no checkpoint at {path}: there is no such folder.")
     if Path(path).is_dir() and not folder.exists():
-        inside = sorted(each.name for each in Path(path).iterdir() if each.is_dir())
+        inside = sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
         raise InputError(
             f"There is no checkpoint at {folder}: {path} has no folder {options['subfolder']!r}; it has "
             f"{', '.join(inside[:6]) or 'none'}."
         )
     if folder.is_file():
         raise InputError(f"{path} is a file; pass the folder that it lies in, with its config.json and preprocessor.")
-    if not folder.is_dir():
-        return
+    if folder.is_dir():
+        _refuse_folder(path, folder)
+
+
+def _refuse_folder(path: str | Path, folder: Path) -> None:
+    """Refuse a folder that is no checkpoint of transformers or peft; raises as `refuse_files`."""
     if pointers := [file.name for file in sorted(folder.glob("*.*")) if _is_pointer(file)]:
         raise InputError(
             f"{path} holds pointers of git-lfs where files should be ({', '.join(pointers[:3])}); fetch them with git lfs pull."

@@ -167,22 +167,21 @@ def verify(
     Returns:
         A report that prints itself; `.ok`, `.to_frame()`, `.raise_if_failed()`.
     """
-    alone, given = None, batch is not None
+    alone = None
     if batch is None:
         batch = example_batch(model)
-    if not given and model.family.score is None:  # what a dual encoder reads is not written on
-        alone = check_alone(model, partial(_examples, model))
+        if model.family.score is None:  # what a dual encoder reads is not written on
+            alone = check_alone(model, partial(_examples, model))
     inputs = batch.to(model.device).inputs
     with completed_inputs(model, inputs, written=batch.written):
         bare = run_forward(model.family, model.hf_model, inputs)
     parity = _difference(model(batch), bare)
-    calls: dict[str, list[tuple[int, ...]]] = {name: [] for name in model.graph.names}
-
+    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in model.graph.names}
     ahead: list[str] = []
     backwards = set() if model.family.language.looks_ahead else _over_what_is_written(model)
 
     def look(activation: torch.Tensor, hook: Any) -> None:
-        calls[hook.name].append(tuple(activation.shape))
+        shapes[hook.name].append(tuple(activation.shape))
         if hook.name in backwards and _sees_later(activation, batch, model.graph[hook.name].sequence):
             ahead.append(hook.name)
 
@@ -192,14 +191,12 @@ def verify(
         real = batch.layout.is_token.to(hooked.device)
     checks = []
     for node in progress_over(model.graph, desc="verify", disable=not progress):
-        n_calls = calls[node.name]
-        effect = None
-        if causal and n_calls:
+        calls, effect = shapes[node.name], None
+        if causal and calls:
             effect = _difference(model.run_with_hooks(batch, fwd_hooks=[(node.name, _noise())])[real], bare[real])
-        width_fits = bool(n_calls) and (node.width is None or n_calls[-1][-1] == node.width)
-        checks.append(
-            PointCheck(node.name, len(n_calls), n_calls[-1] if n_calls else (), width_fits, effect, node.dead)
-        )
+        shape = calls[-1] if calls else ()
+        width_fits = bool(calls) and (node.width is None or shape[-1] == node.width)
+        checks.append(PointCheck(node.name, len(calls), shape, width_fits, effect, node.dead))
     return VerifyReport(
         type(model.hf_model).__name__,
         tuple(checks),
