@@ -73,7 +73,7 @@ def with_adapter(
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
         try:
-            tuned = PeftModel.from_pretrained(model, str(path), **options)
+            peft_model = PeftModel.from_pretrained(model, str(path), **options)
         except SafetensorError as error:
             raise InputError(
                 f"The weights of the adapter {path} are damaged or cut off ({first_line(error)})."
@@ -88,4 +88,4 @@ def with_adapter(
                 f"The adapter {path} does not fit its base {base}: {first_line(remark.message)}; strict=False opens it all the "
                 "same."
             )
-    return tuned
+    return peft_model

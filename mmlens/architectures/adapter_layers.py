@@ -80,8 +80,8 @@ def acting_copy(wrapper: CopyWrapper) -> nn.Module:
     """The copy of a module that acts in a wrapper of `modules_to_save`: an adapter's own, or the original."""
     names = acting_adapters(wrapper)
     # as in peft's forward: a chosen adapter that has no copy stands for the original
-    own = names and len(names) == len(wrapper.active_adapters)
-    return wrapper.modules_to_save[names[0]] if own else wrapper.original_module
+    is_sole = names and len(names) == len(wrapper.active_adapters)
+    return wrapper.modules_to_save[names[0]] if is_sole else wrapper.original_module
 
 
 def base_layer(module: nn.Module) -> nn.Module:
@@ -148,8 +148,8 @@ def require_sum(module: nn.Module, purpose: str, occasion: str) -> None:
         InputError: if so.
     """
     module = _unwrapped(module)
-    acting = acting_layer(module, purpose)
-    if acting is base_layer(module) or _adds(module, acting):
+    layer_now = acting_layer(module, purpose)
+    if layer_now is base_layer(module) or _adds(module, layer_now):
         return
     raise InputError(
         f"{purpose} is changed by {_named(_tuners(module))}, which does not add to the weight but scales or turns it, so that "
@@ -164,17 +164,17 @@ _SUMS: "WeakKeyDictionary[nn.Module, tuple[object, bool]]" = WeakKeyDictionary()
 
 def _adds(module: nn.Module, acting: nn.Module) -> bool:
     """Whether what is added to one column of a module's own weight is added to the weight as it acts, and nothing else is."""
-    own = {id(tensor) for tensor in _tensors(base_layer(module))}
-    state = [(id(t), t._version, t.data_ptr()) for t in _tensors(module) if id(t) not in own]
+    base_ids = {id(tensor) for tensor in _tensors(base_layer(module))}
+    state = [(id(t), t._version, t.data_ptr()) for t in _tensors(module) if id(t) not in base_ids]
     key = ([acting_adapters(tuner) for tuner in _tuners(module)], state)
     if module not in _SUMS or _SUMS[module][0] != key:
         twin = _copied(module)
         weight = _weight(base_layer(twin))
-        added = torch.zeros_like(weight)
-        added[:, 0] = weight.flatten(1).norm(dim=1).max()  # as large as a row, so that scaling by its norm shows
-        weight.data = weight + added
+        difference = torch.zeros_like(weight)
+        difference[:, 0] = weight.flatten(1).norm(dim=1).max()  # as large as a row, so that scaling by its norm shows
+        weight.data = weight + difference
         change = _weight(acting_layer(twin, "A weight")) - _weight(acting)
-        error = float((change - added).abs().max() / added.max())
+        error = float((change - difference).abs().max() / difference.max())
         _SUMS[module] = (key, error <= 8 * torch.finfo(weight.dtype).eps)
     return _SUMS[module][1]
 

@@ -27,16 +27,16 @@ def reading(path: str | Path, *, is_there: bool = True, remote: bool = False) ->
     Raises:
         InputError: in place of what transformers and torch raise.
     """
-    what = f"The checkpoint {path} cannot be read" if is_there else f"There is no checkpoint at {path}"
+    fault = f"The checkpoint {path} cannot be read" if is_there else f"There is no checkpoint at {path}"
     try:
         yield
     except InputError:
         raise
     except ImportError as error:
-        raise InputError(f"{what} without a package that is not installed: {first_line(error)}") from error
+        raise InputError(f"{fault} without a package that is not installed: {first_line(error)}") from error
     except (SafetensorError, UnpicklingError, EOFError) as error:
         raise InputError(
-            f"{what}: {_damaged(path)} is damaged or cut off ({first_line(error)}). Copy it again."
+            f"{fault}: {_damaged(path)} is damaged or cut off ({first_line(error)}). Copy it again."
         ) from error
     except TypeError as error:
         if not remote and "unexpected keyword argument" in str(error):
@@ -47,7 +47,7 @@ def reading(path: str | Path, *, is_there: bool = True, remote: bool = False) ->
             ) from error
         _raise_of_code(path, error, remote)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes
-        raise InputError(f"{what}: {first_line(error)}") from error
+        raise InputError(f"{fault}: {first_line(error)}") from error
     except _OF_OTHER_VERSIONS as error:
         _raise_of_code(path, error, remote)
 
@@ -95,7 +95,7 @@ def require_all_weights(path: str | Path, name: str, info: Mapping[str, Any]) ->
     Raises:
         InputError: names those that are missing, unexpected or of another shape.
     """
-    told = {
+    notes = {
         "lacks": ("which would be drawn at random", sorted(info.get("missing_keys", ()))),
         "has": ("which have no place in it", sorted(info.get("unexpected_keys", ()))),
         "has other shapes of": (
@@ -104,8 +104,8 @@ def require_all_weights(path: str | Path, name: str, info: Mapping[str, Any]) ->
         ),
     }
     lines = [
-        f"{what} {len(keys)} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}), {why}"
-        for what, (why, keys) in told.items()
+        f"{kind} {len(keys)} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}), {why}"
+        for kind, (why, keys) in notes.items()
         if keys
     ]
     if lines:

@@ -96,17 +96,17 @@ def refuse_kind(path: str | Path, config: Mapping[str, Any], *, trusted: bool) -
     """
     names = config.get("architectures") or []
     kind = str(config.get("model_type", ""))
-    shown = f"{names[0]}, model_type {kind!r}" if names else f"model_type {kind!r}"
+    title = f"{names[0]}, model_type {kind!r}" if names else f"model_type {kind!r}"
     if isinstance(config.get("quantization"), Mapping):
         raise UnsupportedModelError(
-            f"{path} holds weights for MLX ({shown}), whose codes torch does not read. Open the checkpoint that they were made "
+            f"{path} holds weights for MLX ({title}), whose codes torch does not read. Open the checkpoint that they were made "
             "from."
         )
     if names and names[0] in families() and kind in CONFIG_MAPPING:
         return
     if "mm_vision_tower" in config or "mm_projector_type" in config:
         raise UnsupportedModelError(
-            f"{path} is an original LLaVA checkpoint ({shown}), whose code is not part of transformers. Open the converted one "
+            f"{path} is an original LLaVA checkpoint ({title}), whose code is not part of transformers. Open the converted one "
             "(for liuhaotian/llava-v1.5-7b that is llava-hf/llava-1.5-7b-hf), or convert it with the script "
             "beside the class in transformers' repository."
         )
@@ -114,19 +114,19 @@ def refuse_kind(path: str | Path, config: Mapping[str, Any], *, trusted: bool) -
         if trusted:
             return
         raise InputError(
-            f"The class of {path} ({shown}) comes as code with the checkpoint; pass trust_remote_code=True if you trust its "
+            f"The class of {path} ({title}) comes as code with the checkpoint; pass trust_remote_code=True if you trust its "
             "author, and its parts are discovered."
         )
     if kind in _kinds("IMAGE_TEXT_TO_TEXT"):
         return
-    whole = kind.removesuffix("_vision_model").removesuffix("_text_model")
-    if whole != kind and whole in _kinds("ZERO_SHOT_IMAGE_CLASSIFICATION"):
+    base_kind = kind.removesuffix("_vision_model").removesuffix("_text_model")
+    if base_kind != kind and base_kind in _kinds("ZERO_SHOT_IMAGE_CLASSIFICATION"):
         raise UnsupportedModelError(
-            f"{path} is one tower of a dual encoder ({shown}), which scores nothing by itself; open the checkpoint of both."
+            f"{path} is one tower of a dual encoder ({title}), which scores nothing by itself; open the checkpoint of both."
         )
-    for task, what in _OTHER_KINDS:
+    for task, label in _OTHER_KINDS:
         if kind in _kinds(task):
-            raise UnsupportedModelError(f"{path} is {what} ({shown}); {_READS}")
+            raise UnsupportedModelError(f"{path} is {label} ({title}); {_READS}")
     if config and kind not in CONFIG_MAPPING:
         raise UnsupportedModelError(
             f"transformers {transformers.__version__} knows no model_type {kind!r}, which config.json of {path} gives"

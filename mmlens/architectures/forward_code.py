@@ -14,12 +14,12 @@ def codes_of(module: nn.Module) -> Iterator[CodeType]:
     """The code of a module's `forward`, then that of the methods of its class that it calls."""
     kinds = type(module).__mro__
     functions: list[Any] = [module.forward]
-    seen = set()
+    visited = set()
     while functions:
         code = getattr(inspect.unwrap(functions.pop()), "__code__", None)
-        if code is None or code in seen:
+        if code is None or code in visited:
             continue
-        seen.add(code)
+        visited.add(code)
         yield code
         if "super" in code.co_names:
             functions += [vars(kind)["forward"] for kind in kinds[1:] if "forward" in vars(kind)]

@@ -135,13 +135,13 @@ def _load_whole(
         InputError: if it is none, cannot be read, or does not fit its class.
         UnsupportedModelError: if no family covers its class, or it is of another kind.
     """
-    trusted = options["trust_remote_code"]
-    found = hub_options(options) | {"trust_remote_code": trusted}
+    trusts_code = options["trust_remote_code"]
+    load_options = hub_options(options) | {"trust_remote_code": trusts_code}
     raw = content(path, "config.json", options)
-    refuse_kind(path, raw, trusted=trusted)
-    remote = trusted and "auto_map" in raw
+    refuse_kind(path, raw, trusted=trusts_code)
+    remote = trusts_code and "auto_map" in raw
     with reading(path, is_there=bool(raw), remote=remote):
-        config = AutoConfig.from_pretrained(path, **found)
+        config = AutoConfig.from_pretrained(path, **load_options)
     names = config.architectures or []
     if not names:
         raise InputError(
@@ -158,15 +158,15 @@ def _load_whole(
     if strict:
         require_all_weights(path, type(model).__name__, info)
     if processor is None:
-        processor = load_processor(path, find_family(model) if family else None, model.config, **found)
+        processor = load_processor(path, find_family(model) if family else None, model.config, **load_options)
     return model, processor
 
 
 def _auto_class(config: Mapping[str, Any]) -> Any:
     """The transformers class that builds a model, given the configuration of one whose code comes with it."""
-    named = config.get("auto_map", {})
+    auto_map = config.get("auto_map", {})
     for name in ("AutoModelForImageTextToText", "AutoModelForCausalLM", "AutoModel"):
-        if name in named:
+        if name in auto_map:
             return getattr(transformers, name)
     return AutoModelForImageTextToText
 

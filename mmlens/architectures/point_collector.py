@@ -161,14 +161,16 @@ class Collector:
     ) -> str:
         """The divisor of a norm; `flat` as for `mlp`."""
         module = self.module(norm.path, root)
-        own = base_layer(module)
-        eps = next((getattr(own, key) for key in ("variance_epsilon", "eps") if hasattr(own, key)), 0.0)
+        base = base_layer(module)
+        eps = next((getattr(base, key) for key in ("variance_epsilon", "eps") if hasattr(base, key)), 0.0)
         inputs: TensorAccess = self.entering(module)
         outputs: TensorAccess = self.leaving(module)
         if flat is not None:
             inputs, outputs = Unflattened(inputs, flat), Unflattened(outputs, flat)
         bias = partial(bias_of, module, "A norm")
-        attachment = NormScale(own, is_centred=norm.is_centred(own), eps=eps, bias=bias, inputs=inputs, outputs=outputs)
+        attachment = NormScale(
+            base, is_centred=norm.is_centred(base), eps=eps, bias=bias, inputs=inputs, outputs=outputs
+        )
         return self.add(name, attachment, rows, axes=rows.inner("one"), width=1, after=[after])
 
     def mlp(

@@ -55,11 +55,13 @@ def treatment_of(kernel: nn.Module, attention: Attention, letter: Letter, *, cro
     ]
     codes = list(codes_of(kernel))
     names = next((names_used(code) for code in codes if any(map(_ROTATION.search, code.co_names))), ())
-    rotated = letter != "v" and bool(names) and not crosses and bool(getattr(kernel, "use_rope", True))
+    is_rotated = letter != "v" and bool(names) and not crosses and bool(getattr(kernel, "use_rope", True))
     turn = max((at for at, name in enumerate(names) if name != "use_rope" and _ROTATION.search(name)), default=0)
-    norm_last = rotated and any(name in names[turn:] for name in norms)
-    scaled = letter == "q" and any(type(one) is float and one == 1.0 for code in codes for one in code.co_consts)
-    return Treatment(rotated, bool(norms), norm_last, scaled)
+    norm_last = is_rotated and any(name in names[turn:] for name in norms)
+    is_scaled = letter == "q" and any(
+        type(value) is float and value == 1.0 for code in codes for value in code.co_consts
+    )
+    return Treatment(is_rotated, bool(norms), norm_last, is_scaled)
 
 
 def product_name(letter: Letter, treatment: Treatment) -> str:

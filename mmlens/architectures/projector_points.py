@@ -25,8 +25,8 @@ def add_projector(builder: StackBuilder, handed_on: list[str], beside: list[str]
     """
     collect, projector = builder.collect, builder.family.projector
     collect.form = Form(projector.nested, projector.lone_axis, one_row=projector.one_row)
-    packed = builder.family.vision.stacks[0].packed if projector.packed is None else projector.packed
-    batch = "patch" if packed else "batch patch"
+    is_packed = builder.family.vision.stacks[0].packed if projector.packed is None else projector.packed
+    batch = "patch" if is_packed else "batch patch"
     first = _add_input(builder, batch, handed_on)
     sequence = "pooled" if projector.one_row else "queries" if projector.queries else "projector"
     windows = projector.pooling is not None and projector.pooling.windows

@@ -58,25 +58,25 @@ class SplitModules:
         Raises:
             UnsupportedModelError: for a style that is not known; says which module has it, and what to do.
         """
-        found = cls()
+        result = cls()
         if not is_split(model):
-            return found
+            return result
         plan: dict[str, str] = getattr(model, "_tp_plan", None) or {}
         for name, module in model.named_modules():
             style = plan.get(re.sub(r"\.\d+(?=\.|$)", ".*", name))  # plans have stars for the numbers of layers
             if style in _RETURNED:
-                found.returned[id(module)] = Split(partial(_mesh, module, name), out_features(module))
+                result.returned[id(module)] = Split(partial(_mesh, module, name), out_features(module))
             elif style in _RECEIVED:
-                found.received[id(module)] = Split(partial(_mesh, module, name), in_features(module))
+                result.received[id(module)] = Split(partial(_mesh, module, name), in_features(module))
             elif style is not None and style not in _WHOLE:
-                known = ", ".join(sorted((*_RETURNED, *_RECEIVED, *_WHOLE)))
+                plans = ", ".join(sorted((*_RETURNED, *_RECEIVED, *_WHOLE)))
                 raise UnsupportedModelError(
                     f"{name} of {type(model).__name__} is split over processes in the style {style!r}, of whose tensors it is "
-                    f"not known how they become whole. Known are {known}. Load the model with a plan that gives the module one "
+                    f"not known how they become whole. Known are {plans}. Load the model with a plan that gives the module one "
                     "of these, from_pretrained(..., distributed_config=DistributedConfig(tp_plan={...})), or without tensor "
                     "parallelism."
                 )
-        return found
+        return result
 
 
 def _mesh(module: nn.Module, name: str) -> "DeviceMesh":

@@ -27,8 +27,8 @@ def words_of(text: str) -> list[str]:
         >>> words_of("A man\u2019s dog, in the CAF\u00c9: two black-and-white cats (3.5 kg; 1,000 hairs).")
         ['a', 'man', 'dog', 'in', 'the', 'cafe', '2', 'black', 'and', 'white', 'cats', '3.5', 'kg', '1000', 'hairs']
     """
-    folded = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES).casefold())
-    bare = "".join(letter for letter in folded if not unicodedata.combining(letter))
+    letters = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES).casefold())
+    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
     bare = re.sub(r"(?<=\w)'s\b", "", bare).replace("'", "")
     bare = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", bare)
     return [_DIGITS.get(word, word) for word in _WORD.findall(bare)]
@@ -54,9 +54,9 @@ def says(text: str, phrases: str | Sequence[str]) -> bool:
         (True, False, True)
     """
     words = f" {normalised(text)} "
-    several = [phrases] if isinstance(phrases, str) else phrases
-    asked = [normalised(phrase) for phrase in several]
-    return any(f" {phrase} " in words for phrase in asked if phrase)
+    texts = [phrases] if isinstance(phrases, str) else phrases
+    targets = [normalised(phrase) for phrase in texts]
+    return any(f" {phrase} " in words for phrase in targets if phrase)
 
 
 def is_answer(text: str, truth: str | Sequence[str]) -> bool:
@@ -66,5 +66,5 @@ def is_answer(text: str, truth: str | Sequence[str]) -> bool:
         >>> is_answer("Red.", "red"), is_answer("a red one", "red"), is_answer("grey", ["gray", "grey"])
         (True, False, True)
     """
-    several = [truth] if isinstance(truth, str) else truth
-    return normalised(text) in {normalised(one) for one in several}
+    truths = [truth] if isinstance(truth, str) else truth
+    return normalised(text) in {normalised(answer) for answer in truths}

@@ -62,8 +62,8 @@ class Checkpoint:
 
     def _read(self, path: Path) -> None:
         self.tensors, about = self._file.read(path)
-        known, own = about["identity"], self.identity
-        different = [name for name in {**own, **known} if own.get(name) != known.get(name)]
+        stored, identity = about["identity"], self.identity
+        different = [name for name in {**identity, **stored} if identity.get(name) != stored.get(name)]
         if different:
             raise InputError(
                 f"{path} holds the results of another {self._run}: it differs in {', '.join(different)}. Use another file, or "

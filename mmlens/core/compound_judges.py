@@ -180,9 +180,9 @@ class Either(Judge):
     def problem(self, name: str, value: Any) -> str:
         """What the one says that the value comes nearest to."""
         if isinstance(value, str):
-            known = [word for judge in self.judges if isinstance(judge, Choice) for word in judge.known]
+            words = [word for judge in self.judges if isinstance(judge, Choice) for word in judge.known]
             return super().problem(name, value) + nearest_words(
-                value, [word for word in known if isinstance(word, str)]
+                value, [word for word in words if isinstance(word, str)]
             )
         near = self._nearest(value)
         return super().problem(name, value) if near is None else near.problem(name, value)

@@ -78,7 +78,7 @@ def joint_identity(identities: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """The identity of several runs together: what they share, and a hash of what differs; nothing where one is not known."""
     if not all(identities):
         return {}
-    names = {name: [identity.get(name, "") for identity in identities] for some in identities for name in some}
+    names = {name: [identity.get(name, "") for identity in identities] for part in identities for name in part}
     return {name: values[0] if len(set(values)) == 1 else identity_of(values) for name, values in names.items()}
 
 
@@ -172,17 +172,17 @@ class _Teller:
         """What pickle would keep of an object that says so itself."""
         try:
             reduce = copyreg.dispatch_table.get(type(value))
-            reduced = value.__reduce_ex__(2) if reduce is None else reduce(value)
+            state = value.__reduce_ex__(2) if reduce is None else reduce(value)
         except (TypeError, ValueError, AttributeError, RuntimeError, pickle.PickleError) as error:
             raise UnknownIdentityError(
                 f"{path} is {_named(type(value))}, of which it cannot be told whether it is the same as in another run "
                 f"({error}). Pass what is needed of it (a number, a tensor, a string), or give the function that uses it a "
                 "name that changes when it does: function.identity = 'reads token 5, version 1'."
             ) from error
-        if isinstance(reduced, str):
-            yield reduced.encode()
+        if isinstance(state, str):
+            yield state.encode()
             return
-        for part in reduced:
+        for part in state:
             items = list(part) if isinstance(part, Iterator) else part
             yield self.digest(items, path)
 
@@ -207,10 +207,10 @@ class _Teller:
         yield self.digest((function.__defaults__, function.__kwdefaults__), f"the defaults of {where}")
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:
-                held = cell.cell_contents
+                contents = cell.cell_contents
             except ValueError:  # not filled yet
-                held = None
-            yield self.digest(held, f"{name!r}, which {where} closes over,")
+                contents = None
+            yield self.digest(contents, f"{name!r}, which {where} closes over,")
         for name in sorted(_globals_of(function.__code__)):
             if name in function.__globals__:
                 yield self.digest(function.__globals__[name], f"{name!r}, which {where} reads,")
@@ -231,8 +231,8 @@ def _of_code(code: types.CodeType) -> Iterator[bytes]:
         if isinstance(constant, types.CodeType):
             yield from _of_code(constant)
         else:
-            said = sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
-            yield f"{type(constant).__name__} {said}".encode()
+            text = sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
+            yield f"{type(constant).__name__} {text}".encode()
 
 
 def _globals_of(code: types.CodeType) -> set[str]:
@@ -244,8 +244,8 @@ def _globals_of(code: types.CodeType) -> set[str]:
 @functools.cache
 def _installed_folders() -> tuple[Path, ...]:
     """Where packages lie, and this one."""
-    known = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return (*(Path(path).resolve() for path in known), Path(__file__).resolve().parent.parent)
+    folders = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return (*(Path(path).resolve() for path in folders), Path(__file__).resolve().parent.parent)
 
 
 def _is_installed(thing: Any) -> bool:

@@ -95,7 +95,7 @@ def into_product(names: Container[str], attention: str, letter: Literal["q", "k"
         >>> into_product(["blocks.0.attn.hook_q", "blocks.0.attn.hook_rot_q"], "blocks.0.attn", "q")
         'blocks.0.attn.hook_rot_q'
     """
-    candidates = [f"{attention}.{ending}" for ending in _INTO_PRODUCT[letter]]
+    candidates = [f"{attention}.{suffix}" for suffix in _INTO_PRODUCT[letter]]
     return next((name for name in candidates if name in names), candidates[-1])
 
 

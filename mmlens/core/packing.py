@@ -44,8 +44,8 @@ class Record(Form):
     def fields(self) -> dict[str, Form]:
         """The forms of what is kept of it; worked out late, as it may hold others of its kind."""
         hints = get_type_hints(self.kind, include_extras=True)
-        kept = {f.name: f.metadata.get("saved", hints[f.name]) for f in fields(self.kind) if f.init}
-        return {name: form_of(hint) for name, hint in kept.items() if hint is not None}
+        kinds = {f.name: f.metadata.get("saved", hints[f.name]) for f in fields(self.kind) if f.init}
+        return {name: form_of(hint) for name, hint in kinds.items() if hint is not None}
 
     def _pack(self, value: Any, name: str, tensors: Tensors) -> dict[str, Any]:
         self.expect(type(value) is self.kind, value, name)
@@ -87,12 +87,12 @@ class Anything(Form):
             kind.__name__: (kind, form_of(kind)) for kind in (Rule, Span, Unit, Units, Path, torch.Tensor, np.ndarray)
         }
         items = Items(list, self)
-        own = {
+        values = {
             "tuple": (tuple, Items(tuple, self)),
             "slice": (slice, Cut(items)),
             "pairs": (Mapping, Named(self, self)),
         }
-        return {f"${name}": entry for name, entry in (kinds | own).items()}
+        return {f"${name}": entry for name, entry in (kinds | values).items()}
 
     def _pack(self, value: Any, name: str, tensors: Tensors) -> Any:
         value = value.item() if isinstance(value, np.generic) else value

@@ -78,9 +78,9 @@ def shared(
         return
     queue = iter(units)
     while True:
-        turn, own = _turn(queue, work, process, run)
-        turns = process.gather(own.sendable())
-        _require_sound(turns, own, process)
+        turn, outcome = _turn(queue, work, process, run)
+        turns = process.gather(outcome.sendable())
+        _require_sound(turns, outcome, process)
         for unit, other in zip(turn, turns, strict=False):  # the last round may be short
             yield unit, other.result
         if len(turn) < process.count:
@@ -92,13 +92,13 @@ def _turn(
 ) -> tuple[list[Unit], _Turn[Result]]:
     """The units of the next round, and what this process did of it."""
     turn: list[Unit] = []
-    caught = _Caught()
-    with caught, _inside():
+    failure = _Caught()
+    with failure, _inside():
         turn = list(islice(queue, process.count))
         name = f"{len(turn)} units of {run(turn)}"
         result = work(turn[process.index]) if process.index < len(turn) else None
         return turn, _Turn(name, result)
-    return turn, _Turn("", error=caught.error)
+    return turn, _Turn("", error=failure.error)
 
 
 class _Caught(AbstractContextManager["_Caught"]):
@@ -126,9 +126,9 @@ def _require_sound(turns: Sequence[_Turn[Any]], own: _Turn[Any], process: Proces
         raise own.error or errors[0]
     runs = [turn.run for turn in turns]
     if len(set(runs)) > 1:
-        listed = "; ".join(f"process {number}: {name}" for number, name in enumerate(runs))
+        names = "; ".join(f"process {number}: {name}" for number, name in enumerate(runs))
         raise InputError(
-            f"The {process.count} processes of this launch were given different things ({listed}). Give each the whole data and "
+            f"The {process.count} processes of this launch were given different things ({names}). Give each the whole data and "
             "the same settings: every process takes its share of it by itself, and gets the whole result."
         )
 

@@ -109,10 +109,10 @@ class TensorFile:
             DamagedFileError: if one does not match its checksum.
         """
         with self._opened(device) as reader:
-            found = {name: reader.get_tensor(name) for name in names}
-        for name in set(found) - self._sound:
-            self._compare(name, found[name].dtype, found[name].shape, _crc(found[name].cpu()))
-        return found
+            result = {name: reader.get_tensor(name) for name in names}
+        for name in set(result) - self._sound:
+            self._compare(name, result[name].dtype, result[name].shape, _crc(result[name].cpu()))
+        return result
 
     def rows(self, name: str, rows: slice) -> torch.Tensor:
         """Some rows of a tensor; when they are asked for first, all of it is compared with its checksum, a piece at a time.
@@ -141,8 +141,8 @@ class TensorFile:
         self._compare(name, dtype, shape, crc)
 
     def _compare(self, name: str, dtype: torch.dtype, shape: tuple[int, ...], crc: int) -> None:
-        found = {"dtype": str(dtype), "shape": list(shape), "crc32": crc}
-        if found != self._sums[name]:
+        actual = {"dtype": str(dtype), "shape": list(shape), "crc32": crc}
+        if actual != self._sums[name]:
             raise self.damaged(f"the tensor {name!r} does not match its checksum")
         self._sound.add(name)
 

@@ -18,8 +18,8 @@ UnitsLike: TypeAlias = Annotated[
 
 def _readable(units: Any) -> Any:
     """Units that can be read as such; what can be read only once is."""
-    found = Units(units)
-    return units if isinstance(units, str | Unit | Sequence) else found
+    parsed = Units(units)
+    return units if isinstance(units, str | Unit | Sequence) else parsed
 
 
 class UnitCounts(Protocol):

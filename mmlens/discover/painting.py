@@ -62,7 +62,7 @@ class PaintedPlaces:
         count, cells = self.shape[0] * self.shape[1], cells_of(*self.shape)
         side = self.target[0] / self.shape[0]
         boxes = torch.cat([cells.flip(-1) * side, (cells.flip(-1) + 1) * side], dim=-1)
-        found = []
+        result = []
         for sample, mask in enumerate(self.is_image(config, tensors).cpu()):
             positions = mask.nonzero().flatten()
             if len(positions) % count:
@@ -71,8 +71,8 @@ class PaintedPlaces:
                 frame = picture_frame(processor, size_of(sizes, sample, image), self.target)
                 grid = RowGrid(sample, rows, frame.to_original(boxes), cells, self.shape)
                 hidden: dict[Part, str] = {part: _HIDDEN for part in PARTS if part != "language"}
-                found.append(Places(sample, image, (frame.height, frame.width), {"language": grid}, hidden))
-        return found
+                result.append(Places(sample, image, (frame.height, frame.width), {"language": grid}, hidden))
+        return result
 
 
 def placeless(tensors: Mapping[str, Any], sizes: Sizes, why: str) -> list[Places]:
@@ -116,22 +116,22 @@ def painted_places(runs: ExampleRuns, language: Seen, is_image: IsImage) -> Pain
     before = _stream(runs, language, pixels)[mask]
     side, cells = height / shape[0], cells_of(*shape)
     generator = torch.Generator().manual_seed(0)
-    picked = torch.linspace(0, count - 1, min(count, _CELLS)).round().long()
-    moved = []
-    for number in picked.tolist():
+    sample = torch.linspace(0, count - 1, min(count, _CELLS)).round().long()
+    changes = []
+    for number in sample.tolist():
         top, left = (int(cells[number][axis] * side) for axis in (0, 1))
         bottom, right = (round(float(cells[number][axis] + 1) * side) for axis in (0, 1))
-        painted = pixels.clone()
-        area = painted[0, :, top:bottom, left:right]
+        pixels_now = pixels.clone()
+        area = pixels_now[0, :, top:bottom, left:right]
         noise = torch.randn(area.shape, generator=generator).to(area)
-        painted[0, :, top:bottom, left:right] = noise * 2 * pixels.float().std().clamp(min=0.5).to(area)
-        change = _stream(runs, language, painted)[mask][:count].float() - before[:count].float()
-        moved.append(change.norm(dim=-1).cpu())
-    shares = torch.stack(moved)
+        pixels_now[0, :, top:bottom, left:right] = noise * 2 * pixels.float().std().clamp(min=0.5).to(area)
+        change = _stream(runs, language, pixels_now)[mask][:count].float() - before[:count].float()
+        changes.append(change.norm(dim=-1).cpu())
+    shares = torch.stack(changes)
     shares = shares / shares.mean(0).clamp(min=1e-12)  # some rows move more than others with any cell
-    wrong = (shares.argmax(1) != picked).nonzero().flatten().tolist()
+    wrong = (shares.argmax(1) != sample).nonzero().flatten().tolist()
     if wrong:
-        number = int(picked[wrong[0]])
+        number = int(sample[wrong[0]])
         raise NotFound(
             f"painting cell {number} of {list(shape)} moves row {int(shares[wrong[0]].argmax())} of the picture most"
         )
@@ -142,11 +142,11 @@ def _stream(runs: ExampleRuns, language: Seen, pixels: torch.Tensor) -> torch.Te
     """What enters the language model's first block, `[batch pos d_model]`; the model runs no further."""
     first = language.blocks[0]
     shape = first.stream.shape if first.stream is not None else None
-    found: list[torch.Tensor] = []
+    streams: list[torch.Tensor] = []
 
     def stop(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
-        found.extend(tensor.clone() for tensor in tensors if tensor.shape == shape and tensor.is_floating_point())
+        streams.extend(tensor.clone() for tensor in tensors if tensor.shape == shape and tensor.is_floating_point())
         raise _Enough
 
     handle = first.module.register_forward_pre_hook(stop, with_kwargs=True)
@@ -157,4 +157,4 @@ def _stream(runs: ExampleRuns, language: Seen, pixels: torch.Tensor) -> torch.Te
         pass
     finally:
         handle.remove()
-    return found[0]
+    return streams[0]

@@ -112,8 +112,8 @@ class CleanRun:
                     return logits[:, 0] if positions == "last" and self.n_rows == 1 else logits
 
                 calls = self._ways.runs.calls(kind, group, where, None if budget is None else budget * 2**20)
-                known = {place for place, number in enumerate(numbers) if number in finished}
-                due = (call for call in calls if not known.issuperset(call.cells))
+                places = {place for place, number in enumerate(numbers) if number in finished}
+                due = (call for call in calls if not places.issuperset(call.cells))
                 for call, logits in shared(due, read, process, run=self._described):
                     result = logits.new_full((len(cells), *logits.shape[1:]), torch.nan) if result is None else result
                     cell_numbers = [numbers[place] for place in call.cells]

@@ -129,23 +129,23 @@ class Agreement:
 
     def evidence(self) -> Evidence:
         """That of the row that agrees least."""
-        again, recorded = self.again.to(self.recorded.device).float(), self.recorded.float()
-        added = recorded if self.before is None else recorded - self.before.to(recorded)
+        again, before = self.again.to(self.recorded.device).float(), self.recorded.float()
+        branch = before if self.before is None else before - self.before.to(before)
         resolution = torch.finfo(self.recorded.dtype).eps
         # a sum is rounded at its own size, which may be far above what was added
-        gap = ((again - recorded).abs() - 2 * resolution * recorded.abs()).clamp(min=0).amax(-1).flatten()
+        gap = ((again - before).abs() - 2 * resolution * before.abs()).clamp(min=0).amax(-1).flatten()
         gap = gap.nan_to_num(nan=torch.inf)
-        effect, allowed = added.abs().amax(-1).flatten(), _ROUNDINGS * resolution * recorded.abs().amax(-1).flatten()
-        worst = int((gap / torch.minimum(allowed, _SHARE * effect).clamp(min=torch.finfo(torch.float32).tiny)).argmax())
-        return Evidence(float(gap[worst]), float(effect[worst]), float(allowed[worst]))
+        effect, bound = branch.abs().amax(-1).flatten(), _ROUNDINGS * resolution * before.abs().amax(-1).flatten()
+        worst = int((gap / torch.minimum(bound, _SHARE * effect).clamp(min=torch.finfo(torch.float32).tiny)).argmax())
+        return Evidence(float(gap[worst]), float(effect[worst]), float(bound[worst]))
 
 
 def agreement(pairs: Iterable[Agreement]) -> Evidence:
     """The first evidence that does not hold, or else that of the largest difference."""
     largest = Evidence(0.0, 0.0, 0.0)
     for pair in pairs:
-        found = pair.evidence()
-        if not found.holds:
-            return found
-        largest = max(largest, found, key=lambda each: each.difference)
+        evidence = pair.evidence()
+        if not evidence.holds:
+            return evidence
+        largest = max(largest, evidence, key=lambda each: each.difference)
     return largest

@@ -105,15 +105,16 @@ class Packed:
             for sample in range(len(rows))
         ]
         for layer in range(self.depth):
-            entered = self.recording.entered[layer].stream
+            block_input = self.recording.entered[layer].stream
             inputs = {
-                id(job): (step.rows, entered[job.cell.sample, step.rows]) for job, step in zip(jobs, steps, strict=True)
+                id(job): (step.rows, block_input[job.cell.sample, step.rows])
+                for job, step in zip(jobs, steps, strict=True)
             }
             with claimed(self.model, "A sweep"), lent_attention(self.decoder.configs, self.lent.attend):
-                found = self._run_block(layer, list(zip(jobs, steps, strict=True)), inputs, None)
+                outputs = self._run_block(layer, list(zip(jobs, steps, strict=True)), inputs, None)
             behind = self.streams.behind(layer)
-            recorded = [behind[sample, sample_rows] for sample, sample_rows in enumerate(rows)]
-            yield Agreement(found, torch.cat(recorded), torch.cat([stream for _, stream in inputs.values()]))
+            expected = [behind[sample, sample_rows] for sample, sample_rows in enumerate(rows)]
+            yield Agreement(outputs, torch.cat(expected), torch.cat([stream for _, stream in inputs.values()]))
         self._layout = None
 
     # -- one block -----------------------------------------------------------------------------------------------------

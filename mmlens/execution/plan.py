@@ -25,12 +25,12 @@ class Plan:
 
     def __add__(self, other: "Plan") -> "Plan":
         served, widened = (
-            tuple(dict.fromkeys((*mine, *theirs)))
-            for mine, theirs in ((self.served, other.served), (self.widened, other.widened))
+            tuple(dict.fromkeys((*first, *second)))
+            for first, second in ((self.served, other.served), (self.widened, other.widened))
         )
-        kept = max(self.kept, other.kept)  # one is over when the other begins
+        peak = max(self.kept, other.kept)  # one is over when the other begins
         return Plan(
-            self.cells + other.cells, self.computed + other.computed, self.whole + other.whole, kept, served, widened
+            self.cells + other.cells, self.computed + other.computed, self.whole + other.whole, peak, served, widened
         )
 
     @property

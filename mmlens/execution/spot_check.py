@@ -69,7 +69,7 @@ def language_apart(runs: CellRuns, clean: torch.Tensor) -> Evidence:
     trials = front_trials(runs.model, runs.batch, lambda name: not frozen.reach.past_embeddings(name))
     if not trials:
         return agreement([])
-    served = frozen.embeddings(trials[0])
+    embeddings = frozen.embeddings(trials[0])
     names = [name for name, module in frozen.modules.items() if module in decoder.blocks]
     recorder = Recorder(decoder)
     with (
@@ -79,7 +79,7 @@ def language_apart(runs: CellRuns, clean: torch.Tensor) -> Evidence:
     ):
         logits = runs.model(runs.batch)
     first = recorder.entered[0].stream
-    pairs = [Agreement(served, first, recording.entered[0].stream), Agreement(_ends(runs, logits), clean)]
+    pairs = [Agreement(embeddings, first, recording.entered[0].stream), Agreement(_ends(runs, logits), clean)]
     pairs += [
         Agreement(now.stream, then.stream)
         for now, then in zip(recorder.entered[1:], recording.entered[1:], strict=True)
@@ -111,8 +111,8 @@ def _ends(runs: CellRuns, logits: torch.Tensor) -> torch.Tensor:
 
 def _called_alike(now: Entered, then: Entered) -> bool:
     """Whether a block was called with the same tensors besides the stream."""
-    ours, theirs = list(_tensors(now.kwargs)), list(_tensors(then.kwargs))
-    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+    first, second = list(_tensors(now.kwargs)), list(_tensors(then.kwargs))
+    return len(first) == len(second) and all(map(torch.equal, first, second))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -113,7 +113,7 @@ class ExecutionStrategies:
                 work += self._packed_cost(kind, group, read, costs)
             else:
                 savings = self._spared(kind, group)
-                work += sum(size * pass_cost - saving for saving in savings)
+                work += sum(size * pass_cost - share for share in savings)
         refusals = [f"{_NAMES[kind]}: {why}" for kind, why in self.verdicts.refused.items()]
         return Plan(len(cells), work, pass_cost * len(cells), runs.memory, tuple(reasons), tuple(refusals))
 
@@ -123,7 +123,7 @@ class ExecutionStrategies:
         if kind == "packed":
             return sum(costs.of(runner.job(cell).schedule) for cell in cells)
         cost = sum(costs.of(self.runs.at_most(runner, cell).schedule) for cell in cells)
-        return cost + sum(self.runs.batch.size * costs.front - saving for saving in self._spared("front", cells))
+        return cost + sum(self.runs.batch.size * costs.front - share for share in self._spared("front", cells))
 
     def _spared(self, kind: Kind, cells: Sequence[Cell]) -> list[float]:
         """Operations of the frozen blocks in each pass that cells take."""

@@ -43,7 +43,7 @@ class Verdicts:
 
     def knows(self, kind: Kind) -> bool:
         """Whether a way was tried on this batch."""
-        return any(tried == kind for tried, _ in self.tried)
+        return any(other == kind for other, _ in self.tried)
 
     def holds(self, kind: Kind, clean: torch.Tensor, *, in_front: bool = False) -> bool:
         """Whether a way gives what whole passes give; tried once.
@@ -58,12 +58,12 @@ class Verdicts:
         key = (kind, in_front and kind == "frozen")
         if key not in self.tried:
             try:
-                self.tried[key] = found = self._evidence(*key, clean)
+                self.tried[key] = verdict = self._evidence(*key, clean)
             except NotAloneError as error:
                 self.refused[kind] = str(error)
                 return False
-            if not found.holds:
-                self.refused[kind] = f"a trial {found}"
+            if not verdict.holds:
+                self.refused[kind] = f"a trial {verdict}"
         return kind not in self.refused
 
     def _evidence(self, kind: Kind, in_front: bool, clean: torch.Tensor) -> Evidence:
@@ -75,9 +75,9 @@ class Verdicts:
         key = (kind, in_front, structure)
         if key not in proven:
             if not self._proof_on_a_text(kind, in_front):
-                found = self.trial(kind, clean, in_front=in_front)
-                proven |= {key} if found.holds else set()
-                return found
+                trial = self.trial(kind, clean, in_front=in_front)
+                proven |= {key} if trial.holds else set()
+                return trial
             proven.add(key)
         check = self._check(kind, clean)
         return check if check.holds else self.trial(kind, clean, in_front=in_front)

@@ -94,7 +94,7 @@ class ActivationCache(TransformerLensCache, Display):
     def _ipython_key_completions_(self) -> list[str | tuple[str, int]]:
         """What stands behind `cache["` and a tab: names, and TransformerLens's shorthands for blocks of the language model."""
         blocks = (re.fullmatch(r"blocks\.(\d+)\.(?:attn\.|mlp\.)?hook_(\w+)", name) for name in self.cache_dict)
-        short = [(found[2], int(found[1])) for found in blocks if found]
+        short = [(match[2], int(match[1])) for match in blocks if match]
         return [*self.cache_dict, *(key for key in short if get_act_name(*key) in self.cache_dict)]
 
     def __repr__(self) -> str:
@@ -147,8 +147,8 @@ class ActivationCache(TransformerLensCache, Display):
         tensors = own(self.cache_dict)
         if not tensors:
             raise InputError(f"The cache holds no activations of the part {part!r}; name some when you run the model.")
-        whole: Any = self.model
-        model = None if whole is None else whole.part(part)
+        owner: Any = self.model
+        model = None if owner is None else owner.part(part)
         return ActivationCache(tensors, model, self.has_batch_dim, own(self.axes), self.positions, own(self.counts))
 
     @checked

@@ -74,13 +74,13 @@ class HeadInputs:
         """What the linear returns if each head reads its own stream."""
         if self._streams is None:
             return output
-        moved = output.clone()
-        heads = projection.of(moved)
+        result = output.clone()
+        heads = projection.of(result)
         for head in range(projection.heads):
             # past the hooks of the norm and of the linear: they have run, and this is no run of its own
-            made = projection.linear.forward(self.norm.forward(self._streams[..., head, :]))
-            heads[..., head, :] = projection.of(made)[..., head, :]
-        return moved
+            head_output = projection.linear.forward(self.norm.forward(self._streams[..., head, :]))
+            heads[..., head, :] = projection.of(head_output)[..., head, :]
+        return result
 
     def detach(self, tap: Tap) -> None:
         """Take the tap out."""

@@ -72,6 +72,6 @@ class Projected(TensorView):
             return tensor
         if heads.numel() == tensor.numel():
             return new.flatten(-2)
-        moved = tensor.clone()
-        self.projection.of(moved).copy_(new)
-        return moved
+        result = tensor.clone()
+        self.projection.of(result).copy_(new)
+        return result

@@ -48,12 +48,12 @@ class Point(HookPoint):
 
     def rebind(self, other: "Point") -> None:
         """Reach the tensor that another point reaches, hooks and all: adapters have copies of modules, of which one acts."""
-        attached = self._attached
-        if attached:
+        is_attached = self._attached
+        if is_attached:
             self._attachment.detach(self._tap)
         self._attachment = other._attachment
         self.__dict__["read_by"] = other.read_by
-        if attached:
+        if is_attached:
             self._attachment.attach(self._tap)
 
     @property

@@ -194,27 +194,27 @@ class Splice:
     def _changed(self, dictionary: Dictionary, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """What goes on. What was not edited is taken for clean as it was computed, so that differences are exactly 0."""
         x_new = self._input.through(x)
-        same = _equal(x_new, x)
+        is_same = _equal(x_new, x)
         pre = dictionary.pre_codes(x_new)
         pre_new = self._pre.through(pre)
         codes = dictionary.codes(pre_new, x_new)
         codes_new = self._post.through(codes)
-        same_codes = same and _equal(pre_new, pre)
+        same_codes = is_same and _equal(pre_new, pre)
         with torch.no_grad():
-            clean = codes if same_codes else dictionary.codes(pre if same else dictionary.pre_codes(x), x)
+            clean = codes if same_codes else dictionary.codes(pre if is_same else dictionary.pre_codes(x), x)
         clean = clean.detach()
         same_written = same_codes and _equal(codes_new, codes)
         by_whole = dictionary.scales or bool(self._recons.taps)
         if by_whole or not same_written:
-            written = dictionary.written(codes_new, x_new)
+            output = dictionary.written(codes_new, x_new)
             with torch.no_grad():
-                recons = written if same_written else dictionary.written(clean, x)
+                recons = output if same_written else dictionary.written(clean, x)
         else:
-            recons = written = dictionary.written(clean, x)
+            recons = output = dictionary.written(clean, x)
         recons = recons.detach()
         wide = y.to(torch.promote_types(y.dtype, recons.dtype))
         if by_whole:
-            change = self._recons.through(written) - recons
+            change = self._recons.through(output) - recons
         else:  # smaller numbers, so more of their digits
             change = (codes_new - clean) @ dictionary.W_dec
             if dictionary.W_skip is not None:

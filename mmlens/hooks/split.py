@@ -44,9 +44,9 @@ class Split:
         shape = None if self.size is None else torch.Size((*part.shape[:dim], self.size, *part.shape[dim + 1 :]))
         stride = None if shape is None else torch.empty(shape, device="meta").stride()
         parts = DTensor.from_local(part.contiguous(), mesh, [Shard(dim)], run_check=False, shape=shape, stride=stride)
-        whole = parts.full_tensor()
-        new = tap(whole)
-        if new is whole and not new.requires_grad:
+        tensor = parts.full_tensor()
+        new = tap(tensor)
+        if new is tensor and not new.requires_grad:
             return part
         again = DTensor.from_local(new, mesh, [Replicate()], run_check=False)
         return again.redistribute(placements=[Shard(dim)]).to_local()

@@ -153,15 +153,15 @@ def _made_by_the_model(arguments: Mapping[str, Any], value: Any, name: str) -> A
     value = _sound(arguments, value, name)
     if isinstance(value, MultimodalBatch):
         return value
-    own: Any = arguments.get("self")  # what makes batches itself, without a hooked model at hand
-    return (own if hasattr(own, "batch") else arguments["model"]).batch(value)
+    owner: Any = arguments.get("self")  # what makes batches itself, without a hooked model at hand
+    return (owner if hasattr(owner, "batch") else arguments["model"]).batch(value)
 
 
 def _all_made_by_the_model(arguments: Mapping[str, Any], value: Any, name: str) -> Any:
     """One batch or several, of raw tensors those that a model makes of them."""
     if isinstance(value, Mapping | torch.Tensor):
         return _made_by_the_model(arguments, value, name)
-    return [_made_by_the_model(arguments, one, f"{name}[{number}]") for number, one in enumerate(value)]
+    return [_made_by_the_model(arguments, batch, f"{name}[{number}]") for number, batch in enumerate(value)]
 
 
 _GIVEN = Accepts(MultimodalBatch | Mapping[str, Any] | torch.Tensor)

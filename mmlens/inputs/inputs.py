@@ -157,11 +157,11 @@ class Inputs:
         if isinstance(inputs, MultimodalBatch) and not tensors and images is None and layout is None:
             return inputs
         require_options(self.model, tensors)
-        made = batch_of_tensors(self.family, self.config, self._keywords(inputs, tensors), layout)
+        result = batch_of_tensors(self.family, self.config, self._keywords(inputs, tensors), layout)
         if images is not None:
             processor = require_processor(self.processor, "batch(images=...)")
-            made = with_known_pictures(self.family, self.config, processor, made, images)
-        return replace(made, tokenizer=self._tokenizer)
+            result = with_known_pictures(self.family, self.config, processor, result, images)
+        return replace(result, tokenizer=self._tokenizer)
 
     def checked_batch(self, inputs: Batch | None, tensors: Mapping[str, Any]) -> MultimodalBatch:
         """The batch of what a run method got, whose keywords the model must know; arguments as for `keywords`."""

@@ -70,7 +70,7 @@ def require_running(tensors: Mapping[str, Any], part: Part, name: str) -> None:
     Raises:
         InputError: if it does not.
     """
-    if part == "language" or any(tensors.get(each) is not None for each in PICTURE_TENSORS):
+    if part == "language" or any(tensors.get(tensor_name) is not None for tensor_name in PICTURE_TENSORS):
         return
     raise InputError(
         f"{name} does not run: the batch holds no picture (none of {', '.join(PICTURE_TENSORS)}), so that the vision encoder "

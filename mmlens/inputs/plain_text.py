@@ -32,22 +32,22 @@ def control_tokens(processor: Any, template: str, marks: Sequence[str]) -> list[
     """
     tokenizer = processor.tokenizer
     ends = (getattr(tokenizer, name, None) for name in _ENDS)
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    turns = (token.content for token in added if token.content in template)
-    found = {*marks, *(str(end) for end in ends if end), *turns}
-    return sorted((token for token in found if not token.isspace()), key=len, reverse=True)
+    vocabulary = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    turns = (token.content for token in vocabulary if token.content in template)
+    tokens = {*marks, *(str(end) for end in ends if end), *turns}
+    return sorted((token for token in tokens if not token.isspace()), key=len, reverse=True)
 
 
 def picture_tokens(tokenizer: Any, config: Any) -> tuple[str, ...]:
     """The tokens that a model's configuration names for pictures and videos: they are not for users to write."""
-    named = {
+    ids = {
         value
         for key, value in getattr(config, "to_dict", dict)().items()
         if key.endswith(("_token_id", "_token_index")) and isinstance(value, int)
     }
     ends = {getattr(tokenizer, name.replace("token", "token_id"), None) for name in _ENDS}
     return tuple(
-        tokenizer.convert_ids_to_tokens(sorted(number for number in named - ends if 0 <= number < len(tokenizer)))
+        tokenizer.convert_ids_to_tokens(sorted(number for number in ids - ends if 0 <= number < len(tokenizer)))
     )
 
 
@@ -120,8 +120,8 @@ def _ids(tokenize: Callable[[str], list[int]], tokenizer: Any, text: str) -> lis
         raise InputError(
             f"The text holds control tokens of the model ({', '.join(pieces)}), which cannot be read as text."
         )
-    remaining = iter(pieces)
-    read = [number for id_ in inner for number in (_plain(tokenizer, next(remaining)) if id_ == place else [id_])]
+    queue = iter(pieces)
+    read = [number for id_ in inner for number in (_plain(tokenizer, next(queue)) if id_ == place else [id_])]
     return [*ids[:lead], *read, *ids[len(ids) - trail :]]
 
 

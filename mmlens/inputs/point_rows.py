@@ -247,7 +247,7 @@ def owned_entries(batch: MultimodalBatch, node: Node, count: int | None) -> list
     if batch.size == 1 and count is not None:
         return [list(range(count))]
     entries = _placed_entries(batch, "vision" if node.sequence == "vision" else node.part)
-    if entries is not None and (count is None or max((e for some in entries for e in some), default=0) < count):
+    if entries is not None and (count is None or max((e for numbers in entries for e in numbers), default=0) < count):
         return entries
     one_each = [place.sample for place in batch.layout.places] == list(range(batch.size))
     return [[sample] for sample in range(batch.size)] if one_each and count in (None, batch.size) else None
@@ -262,4 +262,4 @@ def _placed_entries(batch: MultimodalBatch, part: Part) -> list[list[int]] | Non
             return None
         for grid in views:
             entries[place.sample] |= set(pairs_of(grid)[:, 0].tolist())
-    return [sorted(some) for some in entries] if batch.layout.places else None
+    return [sorted(numbers) for numbers in entries] if batch.layout.places else None

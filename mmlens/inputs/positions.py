@@ -63,8 +63,8 @@ class ResolvedPositions:
         mask = torch.full((self.point.entries or 1, self.point.extent), self.whole)
         for pairs in () if self.whole else self.rows:
             mask[pairs[:, 0], pairs[:, 1]] = True
-        forced = self.forced
-        return torch.cat([mask, forced], dim=1) if forced.shape[1] else mask
+        steps = self.forced
+        return torch.cat([mask, steps], dim=1) if steps.shape[1] else mask
 
     @cached_property
     def forced(self) -> Bool[torch.Tensor, "batch step"]:

@@ -31,11 +31,11 @@ def prepare_batch(
     pictures = pictures_of_samples(images, samples)
     mark = getattr(processor, "image_token", None)
     mark = getattr(mark, "content", mark)
-    reserved = picture_tokens(processor.tokenizer, config)
+    placeholders = picture_tokens(processor.tokenizer, config)
     if family.writes_placeholders:
-        prompter = Prompter(processor, "image", None, "", (*reserved, *([mark] if mark else [])))
+        prompter = Prompter(processor, "image", None, "", (*placeholders, *([mark] if mark else [])))
     else:
-        prompter = Prompter(processor, "image", mark, family.placeholder, reserved)
+        prompter = Prompter(processor, "image", mark, family.placeholder, placeholders)
     prompts = [
         prompter.prompt(sample, len(sample_pictures)) for sample, sample_pictures in zip(samples, pictures, strict=True)
     ]

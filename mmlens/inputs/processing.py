@@ -128,10 +128,10 @@ def load_processor(path: str | Path, family: Family | None, config: Config, **op
         InputError: if it cannot be loaded; says which file or package is missing.
     """
     try:
-        loaded = AutoProcessor.from_pretrained(path, **options)
-        if not hasattr(loaded, "image_processor"):
-            raise InputError(_no_processor(path, f"it has {type(loaded).__name__} alone"))
-        return loaded
+        result = AutoProcessor.from_pretrained(path, **options)
+        if not hasattr(result, "image_processor"):
+            raise InputError(_no_processor(path, f"it has {type(result).__name__} alone"))
+        return result
     except (ImportError, ValueError, OSError) as error:  # no torchvision is a ValueError where there are video settings
         if isinstance(error, InputError):
             raise

@@ -192,7 +192,7 @@ class Prompter:
                     f"{{'type': '{self.kind}'}} into the content of the turn that they belong to."
                 )
             place = turns[0]
-        made = []
+        result = []
         for number, message in enumerate(messages):
             content = message["content"]
             if number == place or not isinstance(content, str):
@@ -200,8 +200,8 @@ class Prompter:
                 content = [*items, *(self._bare(part) for part in _parts(message))]
             else:
                 content = self._as_text(content)
-            made.append({**message, "content": content})
-        return made
+            result.append({**message, "content": content})
+        return result
 
     def _bare(self, part: dict[str, Any]) -> dict[str, Any]:
         """A part without its picture, or with its text as text."""
@@ -211,9 +211,9 @@ class Prompter:
 
     def _as_text(self, text: str) -> str:
         template = getattr(self._renderer, "chat_template", None)
-        written = template if isinstance(template, str) else "".join((template or {}).values())
+        source = template if isinstance(template, str) else "".join((template or {}).values())
         marks = (*self.reserved, *([self.mark] if self.mark else []))
-        return hidden(text, control_tokens(self.processor, written, marks))
+        return hidden(text, control_tokens(self.processor, source, marks))
 
     def _rendered(self, messages: list[Message]) -> str:
         """The prompt of a chat: as it is, else with contents as lists of parts, else as strings.
@@ -225,13 +225,13 @@ class Prompter:
         """
         texts = [part["text"] for message in messages for part in _parts(message) if part.get("type") == "text"]
         items = len(visual_items(messages, self.kind))
-        refused: Exception | None = None
+        failure: Exception | None = None
         missing: list[str] = texts
         for form in self._forms(messages):
             try:
                 prompt = self._apply(form)
             except (TemplateError, TypeError, ValueError) as error:
-                refused = refused or error
+                failure = failure or error
                 if (
                     type(error) is TemplateError
                 ):  # raised by the template itself; other forms would pass by what it asks for
@@ -240,10 +240,10 @@ class Prompter:
             missing = [text for text in texts if text.strip() not in prompt]
             if not missing and (self.mark is None or prompt.count(self.mark) == items):
                 return prompt
-        if refused is not None:
+        if failure is not None:
             raise InputError(
-                f"The chat template refuses this chat (roles {[message['role'] for message in messages]}): {refused}"
-            ) from refused
+                f"The chat template refuses this chat (roles {[message['role'] for message in messages]}): {failure}"
+            ) from failure
         left_out = [repr(revealed(text)[:60]) for text in missing] or [f"the {self.kind}s"]
         raise InputError(
             f"The chat template leaves out a part of the chat: {', '.join(left_out)}. Pass the whole prompt as a string, or a "

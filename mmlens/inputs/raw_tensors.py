@@ -39,8 +39,8 @@ def batch_of_tensors(
     """
     embeddings = tensors.get("inputs_embeds")
     if embeddings is None:
-        made = make_batch(family, config, tensors)
-        return made if layout is None else replace(made, layout=_fitting(layout, made.layout))
+        batch = make_batch(family, config, tensors)
+        return batch if layout is None else replace(batch, layout=_fitting(layout, batch.layout))
     if not isinstance(embeddings, torch.Tensor) or embeddings.ndim != 3 or not embeddings.is_floating_point():
         shape = list(getattr(embeddings, "shape", []))
         raise InputError(
@@ -62,29 +62,29 @@ def batch_of_tensors(
         raise InputError(
             f"attention_mask is {list(tokens.shape)}, but inputs_embeds is {list(embeddings.shape)} [batch pos d_model]."
         )
-    own = TokenLayout(torch.zeros_like(tokens), tokens, ())
+    text_layout = TokenLayout(torch.zeros_like(tokens), tokens, ())
     return MultimodalBatch(
-        {name: tensor for name, tensor in tensors.items() if tensor is not None}, _fitting(layout, own)
+        {name: tensor for name, tensor in tensors.items() if tensor is not None}, _fitting(layout, text_layout)
     )
 
 
-def _fitting(layout: LayoutLike, own: TokenLayout) -> TokenLayout:
+def _fitting(layout: LayoutLike, text_layout: TokenLayout) -> TokenLayout:
     """The layout that was given, once it is known to fit the tensors.
 
     Raises:
         InputError: for another shape, or pictures in padding.
     """
-    given = layout if isinstance(layout, TokenLayout) else replace(own, is_image=layout.cpu(), places=())
-    shape, right = list(given.is_image.shape), list(own.is_token.shape)
+    result = layout if isinstance(layout, TokenLayout) else replace(text_layout, is_image=layout.cpu(), places=())
+    shape, right = list(result.is_image.shape), list(text_layout.is_token.shape)
     if shape != right:
         raise InputError(f"The layout is of {shape} positions, but the tensors have {right} [batch pos].")
-    if not torch.equal(given.is_token.cpu(), own.is_token):
+    if not torch.equal(result.is_token.cpu(), text_layout.is_token):
         raise InputError(
             "The layout has padding at other positions than attention_mask; pass the mask that belongs to it."
         )
-    if bool((given.is_image & ~own.is_token).any()):
+    if bool((result.is_image & ~text_layout.is_token).any()):
         raise InputError("The layout has pictures in the padding.")
-    return given
+    return result
 
 
 def with_known_pictures(
@@ -103,10 +103,10 @@ def with_known_pictures(
         InputError: if the processor makes other pixels of them.
     """
     pictures = pictures_by_sample(images, batch.size)
-    made = with_pictures(family, config, processor, batch, pictures)
+    other = with_pictures(family, config, processor, batch, pictures)
     for name, pixels in batch.inputs.items():
-        if pixels.is_floating_point() and name in made.inputs and name != "inputs_embeds":
-            numbers, expected = pixels.float().cpu(), made.inputs[name].float().cpu()
+        if pixels.is_floating_point() and name in other.inputs and name != "inputs_embeds":
+            numbers, expected = pixels.float().cpu(), other.inputs[name].float().cpu()
             off = float((numbers - expected).abs().mean() / expected.std().clamp(min=1e-6))
             if off > _PIXELS_OFF:
                 raise InputError(
@@ -114,4 +114,4 @@ def with_known_pictures(
                     "average): other pictures, another order, or another preprocessing, in which rows would have other places. "
                     "Give the pictures in the order of the batch, or let model.prepare(text, images=...) make it."
                 )
-    return replace(made, inputs=batch.inputs)
+    return replace(other, inputs=batch.inputs)

@@ -23,7 +23,7 @@ def require_length(score: Score, config: Config, ids: Int[torch.Tensor, "text po
     Raises:
         InputError: if they are longer than the tower; says which is the longest, where that is known.
     """
-    length, longest, trained = ids.shape[1], score.longest(config), score.text_options(config).get("max_length")
+    length, longest, least = ids.shape[1], score.longest(config), score.text_options(config).get("max_length")
     if length > longest:
         first = (
             f", first of all {max(texts, key=len)!r:.80}"
@@ -34,10 +34,10 @@ def require_length(score: Score, config: Config, ids: Int[torch.Tensor, "text po
             f"The texts take {length} tokens, and the text tower has {longest} positions (max_position_embeddings); shorten them"
             f"{first}."
         )
-    if trained is not None and length < trained:
+    if least is not None and length < least:
         warnings.warn(
-            f"The texts take {length} tokens, and the model was trained on texts padded to {trained}: it reads padding too, and "
+            f"The texts take {length} tokens, and the model was trained on texts padded to {least}: it reads padding too, and "
             "makes their embedding of the last row. Scores differ from those of its own processor with padding='max_length', "
-            f"max_length={trained}. Pad them so, or let model.prepare(texts, images=...) do it.",
+            f"max_length={least}. Pad them so, or let model.prepare(texts, images=...) do it.",
             stacklevel=5,
         )

@@ -41,23 +41,23 @@ def without_pictures(family: Family, config: Config, batch: MultimodalBatch, tem
         cut = torch.stack([_whole(row.tolist(), is_cut, around) for row, is_cut in zip(ids, cut, strict=True)])
     if batch.written:
         cut[:, -batch.written :] = False  # what was written is text, whatever it is
-    kept = (batch.layout.is_token & ~cut).to(ids.device)
-    length = int(kept.sum(1).max())
-    if not length or not kept.any(1).all():
+    stays = (batch.layout.is_token & ~cut).to(ids.device)
+    length = int(stays.sum(1).max())
+    if not length or not stays.any(1).all():
         raise InputError("A prompt would be empty without its picture; ask something.")
     if family.left_padding is None:
-        order = kept.long().argsort(dim=1, stable=True)[:, -length:]  # what is cut goes where padding stands
+        order = stays.long().argsort(dim=1, stable=True)[:, -length:]  # what is cut goes where padding stands
     else:
-        order = (~kept).long().argsort(dim=1, stable=True)[:, :length]
-    mask = kept.gather(1, order)
+        order = (~stays).long().argsort(dim=1, stable=True)[:, :length]
+    mask = stays.gather(1, order)
     pad = _pad(batch.tokenizer, config)
     inputs = {"input_ids": ids.gather(1, order).masked_fill(~mask, pad), "attention_mask": mask.to(torch.long)}
     if (
         "token_type_ids" in batch.inputs
     ):  # says of some models' tokens that all see each other, with or without a picture
         inputs["token_type_ids"] = batch["token_type_ids"].gather(1, order)
-    made = make_batch(family, config, inputs)
-    return replace(made, tokenizer=batch.tokenizer, written=batch.written)
+    result = make_batch(family, config, inputs)
+    return replace(result, tokenizer=batch.tokenizer, written=batch.written)
 
 
 def _around(tokenizer: Any, template: str) -> Callable[[int], bool | None]:
@@ -65,16 +65,16 @@ def _around(tokenizer: Any, template: str) -> Callable[[int], bool | None]:
 
     These are the tokens that were added to a vocabulary, without the ends of texts and what a chat's turns are made of.
     """
-    added = {number: token.content for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
+    vocabulary = {number: token.content for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items()}
     ends = set(getattr(tokenizer, "all_special_ids", ())) & {
         getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
     }
-    special = {number for number, content in added.items() if content not in template} - ends
+    special = {number for number, content in vocabulary.items() if content not in template} - ends
 
     def kind(number: int) -> bool | None:
         if number in special:
             return True
-        return None if number not in added and not tokenizer.decode([number]).strip() else False
+        return None if number not in vocabulary and not tokenizer.decode([number]).strip() else False
 
     return kind
 

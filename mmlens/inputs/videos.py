@@ -55,8 +55,8 @@ def prepare_videos(
     samples = samples_of(text)
     clips = _clips(videos, samples)
     mark = settings.mark or processor.tokenizer.convert_ids_to_tokens(config.video_token_id)
-    reserved = picture_tokens(processor.tokenizer, config)
-    prompter = Prompter(processor, "video", mark, settings.placeholder.format(mark), reserved)
+    placeholders = picture_tokens(processor.tokenizer, config)
+    prompter = Prompter(processor, "video", mark, settings.placeholder.format(mark), placeholders)
     prompts = [prompter.prompt(sample, len(sample_clips)) for sample, sample_clips in zip(samples, clips, strict=True)]
     count_placeholders(prompts, [len(sample_clips) for sample_clips in clips], mark, "videos")
     reader = getattr(processor, "video_processor", None)

@@ -45,13 +45,13 @@ class Ablate(PositionedIntervention):
     value: float | Sequence[UnitValue] | torch.Tensor = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
-        listed = as_units(self.units)
-        units = Units(listed)
+        unit_list = as_units(self.units)
+        units = Units(unit_list)
         if not units:
             raise InputError("Ablate was given no neurons or heads.")
         object.__setattr__(self, "units", units)
         if not isinstance(self.value, int | float):
-            object.__setattr__(self, "value", _one_each(listed, self.value))
+            object.__setattr__(self, "value", _one_each(unit_list, self.value))
 
     def hooks(self, model: HookedMultimodal) -> list[HookPair]:
         """One hook per point that holds some of the units.

@@ -59,8 +59,8 @@ class Replace(AtPoints):
     def reached(self, run: Run, node: Node, shape: Sequence[int] | None) -> ResolvedPositions:
         """The positions of the prompt that the rule means; the values must be of that prompt."""
         resolved = resolve(self.rule, run.batch, node, shape)
-        found = self.values.shape[0], self.values.shape[node.position_axis]
-        if node.sequence in GROWING and found != (run.batch.size, resolved.point.length):
+        sizes = self.values.shape[0], self.values.shape[node.position_axis]
+        if node.sequence in GROWING and sizes != (run.batch.size, resolved.point.length):
             raise InputError(
                 f"values for {node.name} are {list(self.values.shape)} [{node.axes}], and the batch that runs has "
                 f"{run.batch.size} samples of {resolved.point.length} positions there."

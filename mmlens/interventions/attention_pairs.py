@@ -152,9 +152,9 @@ class AttentionPairs:
             return torch.cat([old, new[:, :, None] & keys[:, None]], dim=1)
         keys = torch.cat([keys, self.keys.new(0, first + n_query - keys.shape[1])], dim=1)
         later = new[:, :, None] & keys[:, None]
-        seen = torch.nn.functional.pad(self.seen[:, -1:], (0, keys.shape[1] - length), value=True)
-        seen = seen & (torch.arange(keys.shape[1]) <= start + torch.arange(count)[:, None])
-        if not may_blind and ((later & seen).any(-1) & ~(seen & ~later).any(-1)).any():
+        visible = torch.nn.functional.pad(self.seen[:, -1:], (0, keys.shape[1] - length), value=True)
+        visible = visible & (torch.arange(keys.shape[1]) <= start + torch.arange(count)[:, None])
+        if not may_blind and ((later & visible).any(-1) & ~(visible & ~later).any(-1)).any():
             raise InputError(
                 f"New tokens would have no key left to look at: queries={self.queries.rule!r}, keys={self.keys.rule!r}; "
                 "leave one of the keys that they see, themselves, say: keys=positions.prompt."

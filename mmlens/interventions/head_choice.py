@@ -57,11 +57,11 @@ def head_masks(
             f"{verb} acts on heads of {' and '.join(dict.fromkeys(_stack(name) for name in by_branch))} here, and "
             f"{', '.join(others[:8])} lie elsewhere; name their part, stack and attention."
         )
-    chosen = {hook.rpartition(".")[0]: members for hook, members in units.by_point().items()}
+    by_attention = {hook.rpartition(".")[0]: members for hook, members in units.by_point().items()}
     return [
-        (node, _mask(counts[name], [unit.index for unit in chosen[name]]))
+        (node, _mask(counts[name], [unit.index for unit in by_attention[name]]))
         for name, node in by_branch.items()
-        if name in chosen
+        if name in by_attention
     ]
 
 

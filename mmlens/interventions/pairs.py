@@ -40,9 +40,9 @@ def require_same_layout(clean: MultimodalBatch, corrupted: MultimodalBatch) -> N
         raise InputError(f"clean has {len(first.places)} pictures and corrupted {len(second.places)}; use as many.")
     for number, places in enumerate(zip(first.places, second.places, strict=True)):
         for part in PARTS:
-            if any(part in one.placeless for one in places):
+            if any(part in picture_places.placeless for picture_places in places):
                 continue
-            views = [one.views(part) for one in places]
+            views = [picture_places.views(part) for picture_places in places]
             if list(map(_layout, views[0])) != list(map(_layout, views[1])):
                 view_shapes = [" and ".join(str(grid.shape) for grid in grids) for grids in views]
                 raise InputError(

@@ -46,8 +46,8 @@ class Passes:
     @classmethod
     def of(cls, run: Run, node: Node, prompt: int) -> "Passes":
         """At the start of a run."""
-        written = run.window is not None and node.sequence == run.model.graph["hook_logits"].sequence
-        return cls(run.kind == "generate" and node.sequence in GROWING, prompt, run.window if written else None)
+        is_windowed = run.window is not None and node.sequence == run.model.graph["hook_logits"].sequence
+        return cls(run.kind == "generate" and node.sequence in GROWING, prompt, run.window if is_windowed else None)
 
     def next(self, node: Node, count: int) -> int:
         """Position of the first row of the pass that now reaches the point with `count` rows.

@@ -100,22 +100,24 @@ class RedistributeSinks:
 
     def _points(self, model: HookedMultimodal) -> list[tuple[Node, Node]]:
         graph = model.graph
-        found = {
+        by_layer = {
             node.layer: (graph[f"blocks.{node.layer}.hook_resid_pre"], node)
             for node in graph
             if (node.part, node.kind, node.stack) == ("language", "attn.pattern", "blocks")
             and node.sequence == "language"
         }
-        if not found:
+        if not by_layer:
             raise InputError(f"{model.family.name} has no attention over image tokens whose pattern can be reached.")
-        numbers = [layer for layer in found if layer is not None and layer >= 2] if self.layers is None else self.layers
-        missing = [layer for layer in numbers if layer not in found]
+        numbers = (
+            [layer for layer in by_layer if layer is not None and layer >= 2] if self.layers is None else self.layers
+        )
+        missing = [layer for layer in numbers if layer not in by_layer]
         if missing or not numbers:
-            raise InputError(f"layers={list(numbers)} must name some of the layers {', '.join(map(str, found))}.")
+            raise InputError(f"layers={list(numbers)} must name some of the layers {', '.join(map(str, by_layer))}.")
         width = model.cfg.d_model
         if self.dims is not None and max(self.dims) >= width:
             raise InputError(f"dims={list(self.dims)} must name some of the {width} coordinates, 0..{width - 1}.")
-        return [found[layer] for layer in numbers]
+        return [by_layer[layer] for layer in numbers]
 
     def _finder(self, model: HookedMultimodal, stream: Node) -> HookFunction:
         @reads_only
@@ -190,11 +192,11 @@ def sink_rows(
     is_large = sizes > threshold
     if dims is None:
         first = is_token.long().argmax(1)
-        allowed = is_large[torch.arange(len(states), device=states.device), first][:, None]
+        candidates = is_large[torch.arange(len(states), device=states.device), first][:, None]
     else:
-        allowed = torch.zeros(states.shape[-1], dtype=torch.bool, device=states.device)
-        allowed[list(dims)] = True
-    return (is_large & allowed).any(-1) & is_token
+        candidates = torch.zeros(states.shape[-1], dtype=torch.bool, device=states.device)
+        candidates[list(dims)] = True
+    return (is_large & candidates).any(-1) & is_token
 
 
 def redistributed(
@@ -211,9 +213,9 @@ def redistributed(
     to_image = (pattern * is_image).sum(-1)
     to_sinks = (pattern * (is_image & is_sink)).sum(-1)
     others = pattern * (is_image & ~is_sink)
-    total, freed = others.sum(-1), (1 - factor) * (pattern * is_sink).sum(-1)
-    is_changed = is_query & (to_image >= least_image) & (to_sinks <= most_sink * to_image) & (total > 0) & (freed > 0)
-    new = torch.where(is_sink, factor * pattern, pattern) + others * (freed / total.clamp_min(1e-12))[..., None]
+    total, share = others.sum(-1), (1 - factor) * (pattern * is_sink).sum(-1)
+    is_changed = is_query & (to_image >= least_image) & (to_sinks <= most_sink * to_image) & (total > 0) & (share > 0)
+    new = torch.where(is_sink, factor * pattern, pattern) + others * (share / total.clamp_min(1e-12))[..., None]
     return torch.where(is_changed[..., None], new, pattern), is_changed
 
 

@@ -148,8 +148,8 @@ class Steer(DirectedIntervention):
         strength: float | torch.Tensor = self.alpha
         if self.scale == "adaptive":
             strength = self.alpha * (1 - (units * directions).sum(-1, keepdim=True).clamp(max=0))
-        moved = units + strength * directions
-        return (moved * (lengths / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12))).to(states.dtype)
+        turned = units + strength * directions
+        return (turned * (lengths / turned.norm(dim=-1, keepdim=True).clamp_min(1e-12))).to(states.dtype)
 
 
 @checked

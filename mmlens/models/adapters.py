@@ -42,9 +42,9 @@ def refuse_prompts(hf_model: nn.Module) -> None:
         if config.is_prompt_learning or config.is_adaption_prompt
     }
     if others:
-        listed = ", ".join(f"{name!r} ({kind})" for name, kind in others.items())
+        names_text = ", ".join(f"{name!r} ({kind})" for name, kind in others.items())
         raise UnsupportedModelError(
-            f"The adapters {listed} learn a prompt, so positions of the model are not those of the text and its pictures. "
+            f"The adapters {names_text} learn a prompt, so positions of the model are not those of the text and its pictures. "
             "Supported are adapters that change weights: LoRA, DoRA, IA3, LoHa, LoKr, OFT, VeRA and others of the kind."
         )
 
@@ -68,9 +68,9 @@ class InPlace:
         names = tuple(getattr(self._hf_model, "peft_config", ()))
         if names != self._names:
             self._wrappers = [layer for layer in adapter_layers(self._hf_model) if copies_module(layer)]
-        acting = [id(acting_copy(wrapper)) for wrapper in self._wrappers]
-        before, self._names, self._acting = (self._names, self._acting), names, acting
-        return before != (names, acting)
+        ids = [id(acting_copy(wrapper)) for wrapper in self._wrappers]
+        before, self._names, self._acting = (self._names, self._acting), names, ids
+        return before != (names, ids)
 
 
 @dataclass
@@ -133,14 +133,14 @@ class _Switch:
         names = self.requests[-1]
         for layer in layers:
             available = layer._get_available_adapters()
-            chosen = [name for name in names if name in available or (not available and is_tuner(layer))]
-            state = {"_active_adapter": chosen} if names else {}
+            layer_names = [name for name in names if name in available or (not available and is_tuner(layer))]
+            state = {"_active_adapter": layer_names} if names else {}
             vars(layer).update(state, _disable_adapters=not names)
         for model in _noting(hf_model):
-            noted: dict[str, object] = {"_adapters_disabled": not names}
+            states: dict[str, object] = {"_adapters_disabled": not names}
             if names:  # the outer model knows one at a time
-                noted["active_adapter"] = names[0] if len(names) == 1 or model is hf_model else list(names)
-            vars(model).update({name: value for name, value in noted.items() if name in vars(model)})
+                states["active_adapter"] = names[0] if len(names) == 1 or model is hf_model else list(names)
+            vars(model).update({name: value for name, value in states.items() if name in vars(model)})
 
 
 _SWITCHES: "WeakKeyDictionary[nn.Module, _Switch]" = WeakKeyDictionary()
@@ -170,8 +170,8 @@ class Adapters:
     @property
     def active(self) -> tuple[str, ...]:
         """Names of the adapters that act now, merged ones among them; empty for the base model."""
-        acting = {name for layer in adapter_layers(self.model.hf_model) for name in acting_adapters(layer)}
-        return tuple(name for name in self.names if name in acting)
+        names = {name for layer in adapter_layers(self.model.hf_model) for name in acting_adapters(layer)}
+        return tuple(name for name in self.names if name in names)
 
     @checked
     @contextmanager
@@ -213,10 +213,10 @@ class Adapters:
         Raises:
             InputError: if they cannot.
         """
-        chosen = tuple(name for name in names if name is not None)
-        if not names or (chosen and len(chosen) < len(names)):
+        names_now = tuple(name for name in names if name is not None)
+        if not names or (names_now and len(names_now) < len(names)):
             raise InputError("adapter() takes the names of adapters, or None for the base model.")
-        for name in chosen:
+        for name in names_now:
             if name not in self.names:
                 holds = ", ".join(self.names) or "none: it is no peft model"
                 close = nearest(name, self.names)
@@ -227,20 +227,20 @@ class Adapters:
                 )
         layers = list(adapter_layers(self.model.hf_model))
         for layer in layers:
-            rivals = [name for name in chosen if name in layer._get_available_adapters()]
+            rivals = [name for name in names_now if name in layer._get_available_adapters()]
             if not is_tuner(layer) and len(rivals) > 1:
                 raise InputError(
                     f"The adapters {', '.join(rivals)} each bring a copy of the same module ({type(layer).__name__}), of which "
                     "one can act at a time; name one of them."
                 )
-        edited = {id(linear) for entry in ledger_of(self.model.base).entries for linear in entry.linears.values()}
-        copied = (module for layer in layers if not is_tuner(layer) for module in layer.modules())
-        if any(id(module) in edited for module in copied):
+        edit_ids = {id(linear) for entry in ledger_of(self.model.base).entries for linear in entry.linears.values()}
+        copies = (module for layer in layers if not is_tuner(layer) for module in layer.modules())
+        if any(id(module) in edit_ids for module in copies):
             raise InputError(
                 "An edit is in force in a module of which adapters have copies (modules_to_save), so it would not be in the "
                 "other copy. Take it out, switch, and make it for what acts then."
             )
-        return chosen
+        return names_now
 
     def _require_sums(self, names: Sequence[str]) -> None:
         """Refuse edits in force under adapters that do not add to the weight."""
@@ -269,8 +269,8 @@ class Adapters:
         if switch.requests:
             switch.apply(list(adapter_layers(self.model.hf_model)), self.model.hf_model)
             return
-        merged = any(before.merged for before in switch.before)
-        with ledger_of(self.model.base).lifted() if merged else nullcontext():
+        was_merged = any(before.merged for before in switch.before)
+        with ledger_of(self.model.base).lifted() if was_merged else nullcontext():
             for before in switch.before:
                 before.restore()
         switch.before = []

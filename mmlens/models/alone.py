@@ -87,24 +87,24 @@ class _Readings:
     def check(self) -> AloneCheck:
         """Read in all ways and compare."""
         fault = self.model.family.left_padding
-        both = self.prepare(self.samples)
+        pair = self.prepare(self.samples)
         alone = [self.prepare([sample]) for sample in self.samples]
-        can_follow = self.decodes or bool(both.layout.is_token[:, -1].all())
+        can_follow = self.decodes or bool(pair.layout.is_token[:, -1].all())
         for variant in ("cached", "uncached"):
             if not can_follow:
                 self.refused[variant] = self.refused["extended"] = fault or "padded on the right"
-        cached = [self._trace(batch, use_cache=True) for batch in ([both] if can_follow else alone)]
-        steps = min(trace.tokens.shape[1] for trace in cached)
-        tokens = torch.cat([trace.tokens[:, :steps] for trace in cached])
+        traces = [self._trace(batch, use_cache=True) for batch in ([pair] if can_follow else alone)]
+        steps = min(trace.tokens.shape[1] for trace in traces)
+        tokens = torch.cat([trace.tokens[:, :steps] for trace in traces])
         self.unit = max(rounding(self.model, batch) for batch in alone)
         self.alone = [
             self._read(self.model.extend(batch, tokens[sample : sample + 1])) for sample, batch in enumerate(alone)
         ]
         self.scale = max(float(logits.abs().max()) for _, logits, _ in self.alone)
         if can_follow:
-            self._compare_steps("cached", cached[0], tokens, alone)
-            self._compare_steps("uncached", self._trace(both, use_cache=False), tokens, alone)
-            self._compare("extended", self._read(self.model.extend(both, tokens)), self.samples)
+            self._compare_steps("cached", traces[0], tokens, alone)
+            self._compare_steps("uncached", self._trace(pair, use_cache=False), tokens, alone)
+            self._compare("extended", self._read(self.model.extend(pair, tokens)), self.samples)
         for side in ("left", "right"):
             if side == "left" and fault is not None:
                 self.refused["left"] = fault
@@ -126,13 +126,13 @@ class _Readings:
         """Compare what was read in a batch, position by position of each sample."""
         batch, _, cache = reading
         for row, sample in enumerate(samples):
-            own = batch.layout.is_token[row]
+            is_token = batch.layout.is_token[row]
             for name, states in cache.items():
                 node = self.graph[name]
-                found = states[row].movedim(node.position_axis - 1, 0)
+                rows = states[row].movedim(node.position_axis - 1, 0)
                 expected = self.alone[sample][2][name][0].movedim(node.position_axis - 1, 0)
-                found = found[own.to(found.device)] if node.sequence == "language" else found
-                self._note(variant, name, found, expected[: len(found)])
+                rows = rows[is_token.to(rows.device)] if node.sequence == "language" else rows
+                self._note(variant, name, rows, expected[: len(rows)])
 
     def _compare_steps(
         self, variant: Variant, trace: GenerationTrace, tokens: torch.Tensor, alone: list[MultimodalBatch]
@@ -141,8 +141,8 @@ class _Readings:
         for sample, batch in enumerate(alone):
             first = batch["decoder_input_ids" if self.decodes else "input_ids"].shape[1] - 1
             length = min(trace.tokens.shape[1], tokens.shape[1])
-            same = (trace.tokens[sample, :length] == tokens[sample, :length]).long().cumprod(0).sum()
-            steps = min(int(same) + 1, int(trace.lengths[sample]), length)
+            prefix = (trace.tokens[sample, :length] == tokens[sample, :length]).long().cumprod(0).sum()
+            steps = min(int(prefix) + 1, int(trace.lengths[sample]), length)
             _, logits, cache = self.alone[sample]
             rows = slice(first, first + steps)
             self._note(variant, "hook_logits", trace.logits[sample, :steps], logits[0, rows])

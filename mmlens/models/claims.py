@@ -190,15 +190,15 @@ def in_force(model: HookedModel) -> list[object]:
     Whichever wrapper of the Hugging Face model put it in force.
     """
     claims = _claims_on(model)
-    known = {id(function) for claim in claims for function in claim.functions}
-    lasting = [
+    functions = {id(function) for claim in claims for function in claim.functions}
+    hooks = [
         (name, handle.user_hook)
         for name, point in model.hook_dict.items()
         for handle in (*point.fwd_hooks, *point.bwd_hooks)
-        if id(handle.user_hook) not in known
+        if id(handle.user_hook) not in functions
     ]
     acts = [act if claim.passes == "conditional" else ("all passes", act) for claim in claims for act in claim.acts]
-    return [*acts, *lasting]
+    return [*acts, *hooks]
 
 
 @contextmanager

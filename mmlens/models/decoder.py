@@ -105,11 +105,11 @@ def _stacks(model: HookedMultimodal) -> list[tuple[Stack, dict[str, nn.Module]]]
     stacks += [] if language.encoder is None else [("", language.encoder.stack)]
     stacks += [] if language.crossing is None else [("", language.crossing.stack)]
     stacks.append(("", language.stack))
-    found = []
+    result = []
     for prefix, stack in stacks:
         modules = blocks_of(submodule(base, stack.path, family.name), stack)
-        found.append((stack, {f"{prefix}{stack.name}.{number}": block for number, block in enumerate(modules)}))
-    return found
+        result.append((stack, {f"{prefix}{stack.name}.{number}": block for number, block in enumerate(modules)}))
+    return result
 
 
 def projector_module(model: HookedMultimodal) -> nn.Module | None:

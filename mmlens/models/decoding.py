@@ -49,8 +49,8 @@ class Decoding:
         self.generator = generator_of(model.base)
         scale = generation_option(model, options, "guidance_scale")
         processors = options.get("logits_processor") or ()
-        own = any(isinstance(p, UnbatchedClassifierFreeGuidanceLogitsProcessor) for p in processors)
-        self.guided = (scale is not None and scale != 1) or own
+        has_processor = any(isinstance(p, UnbatchedClassifierFreeGuidanceLogitsProcessor) for p in processors)
+        self.guided = (scale is not None and scale != 1) or has_processor
         self.assisted = any(generation_option(model, options, name) not in (None, False) for name in _ASSISTED)
         self._has_code = any(options.get(name) is not None for name in _CODE)
         self._branches: dict[Branch, Run] = {}
@@ -142,8 +142,8 @@ class Decoding:
         grows = generation_option(self.model, self.main.options, "use_cache") is False
         with ExitStack() as stack:
             for run in self._branches.values():
-                written, tensors = run.batch.written, run.batch.inputs
-                stack.enter_context(completed_inputs(self.model, tensors, written=written, grows=grows, run=run))
+                n_written, tensors = run.batch.written, run.batch.inputs
+                stack.enter_context(completed_inputs(self.model, tensors, written=n_written, grows=grows, run=run))
             if self.guided or self.assisted or self._has_code:
                 for module in {id(m): m for m in (self.model.base, generator)}.values():
                     # registered last, so that they are the first to see a pass, and the last
@@ -165,12 +165,12 @@ class Decoding:
     def passing(self, run: Run) -> Iterator[None]:
         """A pass of another branch than the conditional one."""
         claim = Claim(f"A {run.branch} pass", self.model, run)
-        carried = self._carried if run.branch == "contrast" else []
+        pairs = self._carried if run.branch == "contrast" else []
         suspension = suspended(self._points(), acting_in_all_passes(self.model))
         with suspension, self._own_state(run.branch), claims_of(self.model.base).claimed(claim):
             self._inside += 1
             try:
-                with attached(self.model.hook_dict, carried, first=True):
+                with attached(self.model.hook_dict, pairs, first=True):
                     yield
             finally:
                 self._inside -= 1

@@ -44,12 +44,12 @@ def logit_directions(
         tokens: ids.
     """
     unembedding = model.W_U.T[tokens.to(model.W_U.device)]
-    declared = model.family.language.norm
-    if declared is None:
+    declaration = model.family.language.norm
+    if declaration is None:
         return unembedding
     module = model.ln_final
-    gain = _gain(module, declared, unembedding[0]).to(unembedding.device)
-    return _centred(unembedding * gain, declared.is_centred(base_layer(module)))
+    gain = _gain(module, declaration, unembedding[0]).to(unembedding.device)
+    return _centred(unembedding * gain, declaration.is_centred(base_layer(module)))
 
 
 def stream_logits(
@@ -61,12 +61,12 @@ def stream_logits(
         model: the hooked model.
         vectors: of the stream.
     """
-    weight, declared = model.W_U, model.family.language.norm
+    weight, declaration = model.W_U, model.family.language.norm
     vectors = vectors.to(weight)
-    if declared is not None:
+    if declaration is not None:
         module = model.ln_final
-        vectors = _centred(vectors, declared.is_centred(base_layer(module)))
-        vectors = vectors * _gain(module, declared, vectors[0]).to(vectors)
+        vectors = _centred(vectors, declaration.is_centred(base_layer(module)))
+        vectors = vectors * _gain(module, declaration, vectors[0]).to(vectors)
     return vectors @ weight
 
 
@@ -154,21 +154,21 @@ def branch_end(model: HookedMultimodal, block: BlockWeights) -> BranchEnd:
     """
     if block.mlp is None:
         return BranchEnd()
-    declared = block.mlp.declared
-    factor = 1.0 if declared.scale is None else declared.scale(block.module)
-    behind = declared.branch is not None and not f"{declared.down}.".startswith(f"{declared.branch}.")
+    declaration = block.mlp.declared
+    factor = 1.0 if declaration.scale is None else declaration.scale(block.module)
+    behind = declaration.branch is not None and not f"{declaration.down}.".startswith(f"{declaration.branch}.")
     if not behind:
         width = block.mlp.b_out
-        return BranchEnd() if declared.scale is None else BranchEnd(gain=torch.ones_like(width) * factor)
-    module = submodule(block.module, str(declared.branch), model.family.name)
+        return BranchEnd() if declaration.scale is None else BranchEnd(gain=torch.ones_like(width) * factor)
+    module = submodule(block.module, str(declaration.branch), model.family.name)
     norm = _same_kind(model, block, module)
     gain = _gain(module, norm, block.mlp.b_out) * factor
     bias = bias_of(module, "A norm")
-    centred = norm is not None and norm.is_centred(base_layer(module))
-    return BranchEnd(gain, None if bias is None else bias * factor, centred, divides=True)
+    is_centred = norm is not None and norm.is_centred(base_layer(module))
+    return BranchEnd(gain, None if bias is None else bias * factor, is_centred, divides=True)
 
 
 def _same_kind(model: HookedMultimodal, block: BlockWeights, module: nn.Module) -> Norm | None:
     """The declaration of a norm of the same class, which says how its weight is to be read."""
-    known = [(block.kind.ln1, block.ln1), (block.kind.ln2, block.ln2), (model.family.language.norm, model.ln_final)]
-    return next((norm for norm, each in known if norm is not None and type(each) is type(module)), None)
+    pairs = [(block.kind.ln1, block.ln1), (block.kind.ln2, block.ln2), (model.family.language.norm, model.ln_final)]
+    return next((norm for norm, other in pairs if norm is not None and type(other) is type(module)), None)

@@ -51,10 +51,10 @@ _CHANCES: "WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], list[_Chance]]]" 
 def _chances(hf_model: nn.Module) -> list[_Chance]:
     """What may drop something in a model, looked up again when adapters came or went."""
     names = tuple(getattr(hf_model, "peft_config", ()))
-    known = _CHANCES.get(hf_model)
-    if known is None or known[0] != names:
-        known = _CHANCES[hf_model] = (names, list(_search(hf_model)))
-    return known[1]
+    chances = _CHANCES.get(hf_model)
+    if chances is None or chances[0] != names:
+        chances = _CHANCES[hf_model] = (names, list(_search(hf_model)))
+    return chances[1]
 
 
 def _search(hf_model: nn.Module) -> Iterator[_Chance]:

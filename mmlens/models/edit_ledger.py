@@ -97,13 +97,13 @@ class Ledger:
         with uninterrupted():
             for point, (numbers, _) in entry.points.items():
                 rows = self._rows.get(point)
-                known = {} if rows is None else rows.slots
-                new = [row for row in dict.fromkeys(numbers.tolist()) if row not in known]
-                own = _read(entry.linears[point], new)
-                slots = {**known, **{row: len(known) + n for n, row in enumerate(new)}}
-                originals = own if rows is None else _joined(rows.originals, own)
-                written = own if rows is None else _joined(rows.written, own)
-                self._rows[point] = _Rows(entry.linears[point], slots, originals, written)
+                slots_before = {} if rows is None else rows.slots
+                new = [row for row in dict.fromkeys(numbers.tolist()) if row not in slots_before]
+                values = _read(entry.linears[point], new)
+                slots = {**slots_before, **{row: len(slots_before) + n for n, row in enumerate(new)}}
+                originals = values if rows is None else _joined(rows.originals, values)
+                values_now = values if rows is None else _joined(rows.written, values)
+                self._rows[point] = _Rows(entry.linears[point], slots, originals, values_now)
                 if point not in self._guards:
                     self._guards[point] = _guarded(self.base(), entry.linears[point], point)
             self.entries.append(entry)
@@ -112,13 +112,13 @@ class Ledger:
 
     def remove(self, entries: Sequence[Entry]) -> None:
         """Take edits out of force, those of them that are in it; they stay in it if their rows cannot be written."""
-        touched = {point for entry in entries for point in entry.points if point in self._rows}
-        staying = [entry for entry in self.entries if not any(entry is other for other in entries)]
+        points = {point for entry in entries for point in entry.points if point in self._rows}
+        rest = [entry for entry in self.entries if not any(entry is other for other in entries)]
         with uninterrupted():
-            for point in touched:
+            for point in points:
                 _warn_of_changes(self._rows[point], point)
-                self._write(point, staying)
-            self.entries = staying
+                self._write(point, rest)
+            self.entries = rest
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
@@ -152,24 +152,24 @@ class Ledger:
         wide = torch.promote_types(torch.promote_types(weight.dtype, rows.originals.dtype), torch.float32)
         originals = rows.originals.to(weight.device)
         total = torch.zeros(originals.shape, dtype=wide, device=weight.device)
-        touched = torch.zeros(len(total), dtype=torch.bool, device=weight.device)
+        is_edited = torch.zeros(len(total), dtype=torch.bool, device=weight.device)
         for entry in entries:
             if point in entry.points:
                 numbers, deltas = entry.points[point]
                 slots = torch.tensor([rows.slots[row] for row in numbers.tolist()], device=total.device)
                 total.index_add_(0, slots, deltas.to(total))
-                touched[slots] = True
-        new = torch.where(touched[:, None], (originals + total).to(weight.dtype), originals.to(weight.dtype))
+                is_edited[slots] = True
+        new = torch.where(is_edited[:, None], (originals + total).to(weight.dtype), originals.to(weight.dtype))
         parameter = cast(torch.Tensor, base_layer(rows.linear).weight)
         before = memory_state(parameter)
         put_columns(weight, torch.tensor(list(rows.slots), device=total.device), new.T)
-        own = self._versions.get(id(parameter))
-        if own is not None:  # our own writing is no change of the model
-            self._versions[id(parameter)] = (own[0] + memory_state(parameter)[0] - before[0], own[1])
-        staying = [row for row, stays in zip(rows.slots, touched.tolist(), strict=True) if stays]
-        if staying:
-            slots_left = {row: n for n, row in enumerate(staying)}
-            self._rows[point] = _Rows(rows.linear, slots_left, rows.originals[touched.cpu()], new[touched])
+        version = self._versions.get(id(parameter))
+        if version is not None:  # our own writing is no change of the model
+            self._versions[id(parameter)] = (version[0] + memory_state(parameter)[0] - before[0], version[1])
+        rest = [row for row, stays in zip(rows.slots, is_edited.tolist(), strict=True) if stays]
+        if rest:
+            slots_left = {row: n for n, row in enumerate(rest)}
+            self._rows[point] = _Rows(rows.linear, slots_left, rows.originals[is_edited.cpu()], new[is_edited])
         else:
             del self._rows[point]
             self._guards.pop(point).close()
@@ -226,24 +226,24 @@ def _guarded(base: nn.Module | None, linear: nn.Module, point: str) -> ExitStack
 def _versions(base: nn.Module) -> dict[int, tuple[int, int]]:
     """How often each parameter was written to in place, and where it lies. Walks the modules itself: `parameters()` takes ten
     times as long."""
-    found: dict[int, tuple[int, int]] = {}
-    waiting: list[nn.Module | None] = [base]
-    while waiting:
-        module = waiting.pop()
+    versions: dict[int, tuple[int, int]] = {}
+    stack: list[nn.Module | None] = [base]
+    while stack:
+        module = stack.pop()
         if module is not None:
-            found.update(
+            versions.update(
                 (id(weight), memory_state(weight)) for weight in module._parameters.values() if weight is not None
             )
-            waiting.extend(module._modules.values())
-    return found
+            stack.extend(module._modules.values())
+    return versions
 
 
 def _warn_of_changes(rows: _Rows, point: str) -> None:
     """Say so if something else wrote to the rows while they were edited: it is lost now."""
     now = _read(rows.linear, list(rows.slots))
     # what `.to(dtype)` did to them, there or there and back, is no change
-    shown = {now.dtype, torch.bfloat16, torch.float16}
-    if not any(torch.equal(now, rows.written.to(dtype).to(now)) for dtype in shown):
+    dtypes = {now.dtype, torch.bfloat16, torch.float16}
+    if not any(torch.equal(now, rows.written.to(dtype).to(now)) for dtype in dtypes):
         warnings.warn(
             f"Edited rows behind {point} were changed by something else while the edit was in force "
             "(training, or an adapter merged into them); that is lost with the edit. Revert edits before changing weights.",

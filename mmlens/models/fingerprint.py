@@ -48,10 +48,10 @@ def fingerprint(model: HookedModel, *, adapters: bool = True) -> str:
         if not weight.is_meta:
             sums.setdefault(weight.device, []).append(_sums(weight))
     # one transfer per device; where the weights lie must not matter, so they are hashed in the order of their names
-    fetched = {device: iter(torch.stack(some).cpu()) for device, some in sums.items()}
+    results = {device: iter(torch.stack(values).cpu()) for device, values in sums.items()}
     for _, weight in weights:
         if not weight.is_meta:
-            digest.update(next(fetched[weight.device]).numpy().tobytes())
+            digest.update(next(results[weight.device]).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -62,18 +62,18 @@ _RECENT: "WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], str]]" = WeakKe
 def recent_fingerprint(model: HookedModel) -> str:
     """The fingerprint, worked out anew only where torch counts a change: writing to `.data` in place is none to it."""
     weights = [*model.base.parameters(), *model.base.buffers()]
-    versions = [(id(own), *memory_state(own)) for own in weights]
+    versions = [(id(weight), *memory_state(weight)) for weight in weights]
     state = (*versions, tuple(model.active_adapters))
-    known = _RECENT.get(model.base)
-    if known is None or known[0] != state:
-        known = _RECENT[model.base] = (state, fingerprint(model))
-    return known[1]
+    recent = _RECENT.get(model.base)
+    if recent is None or recent[0] != state:
+        recent = _RECENT[model.base] = (state, fingerprint(model))
+    return recent[1]
 
 
 def memory_state(weight: torch.Tensor) -> tuple[int, int]:
     """How often a weight was written to in place, and where it lies: `.to(dtype)` exchanges its memory and counts nothing."""
-    own = own_part(weight)
-    return (0 if own.is_inference() else own._version), own.data_ptr()
+    part = own_part(weight)
+    return (0 if part.is_inference() else part._version), part.data_ptr()
 
 
 def _acting_weights(
@@ -97,11 +97,11 @@ def _acting_weights(
             inner = module.token_adapter
         yield from _acting_weights(inner, adapters, prefix, seen)
         return
-    saved = {name: own for name, own in module._buffers.items() if name not in module._non_persistent_buffers_set}
-    for name, own in (*module._parameters.items(), *saved.items()):
-        if own is not None and id(own) not in seen:  # tied weights count once
-            seen.add(id(own))
-            yield from pieces(f"{prefix}{name}", own)
+    saved = {name: buffer for name, buffer in module._buffers.items() if name not in module._non_persistent_buffers_set}
+    for name, buffer in (*module._parameters.items(), *saved.items()):
+        if buffer is not None and id(buffer) not in seen:  # tied weights count once
+            seen.add(id(buffer))
+            yield from pieces(f"{prefix}{name}", buffer)
     for name, child in module._modules.items():
         if child is not None:
             yield from _acting_weights(child, adapters, f"{prefix}{name}.", seen)

@@ -54,13 +54,13 @@ def completed_inputs(
     """
     base, family = model.base, model.family
     mask, ids = keywords.get("attention_mask"), keywords.get("input_ids")
-    padded = isinstance(mask, torch.Tensor) and mask.ndim == 2 and is_padded_left(mask)
-    if padded and family.left_padding is not None:
+    is_padded = isinstance(mask, torch.Tensor) and mask.ndim == 2 and is_padded_left(mask)
+    if is_padded and family.left_padding is not None:
         raise InputError(
             f"Samples are padded on the left: {family.left_padding} Pad on the right: padding_side='right'."
         )
     with ExitStack() as stack:
-        for taker in _position_takers(base, family) if padded or family.position_ids is not None else ():
+        for taker in _position_takers(base, family) if is_padded or family.position_ids is not None else ():
             hook = _in_passes_of(model, run, _with_positions(family, keywords))
             stack.callback(taker.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
         if (written or grows) and isinstance(ids, torch.Tensor) and "decoder_input_ids" not in keywords:
@@ -105,9 +105,9 @@ def _with_positions(family: Family, of_run: Mapping[str, Any]) -> Callable[..., 
             tensors = {**of_run, **{name: value for name, value in keywords.items() if value is not None}}
             positions = family.position_ids(module, tensors)
         else:
-            mask, given = keywords.get("attention_mask"), keywords.get("position_ids")
+            mask, position_ids = keywords.get("attention_mask"), keywords.get("position_ids")
             positions = None
-            if given is None and isinstance(mask, torch.Tensor) and mask.ndim == 2:
+            if position_ids is None and isinstance(mask, torch.Tensor) and mask.ndim == 2:
                 positions = counted_positions(mask)
         if positions is None:
             return None
@@ -133,9 +133,9 @@ def _written_as_text(model: HookedModel, prompt: int, run: Run | None) -> Iterat
     """
     family, text_config = model.family, getattr(model.config, "text_config", model.config)
     embed = find_module(model.base, family.language.embed) if family.written_places is None else None
-    reserved = _picture_ids(model)
-    taken = {*reserved.tolist(), getattr(text_config, "pad_token_id", None)}
-    plain = next(number for number in range(len(taken) + 1) if number not in taken)
+    placeholders = _picture_ids(model)
+    ids_in_use = {*placeholders.tolist(), getattr(text_config, "pad_token_id", None)}
+    plain = next(number for number in range(len(ids_in_use) + 1) if number not in ids_in_use)
     if family.written_places is not None:
         plain = family.written_places(model.config)
     read: list[torch.Tensor] = []
@@ -145,17 +145,17 @@ def _written_as_text(model: HookedModel, prompt: int, run: Run | None) -> Iterat
         ids = keywords.get("input_ids")
         if not isinstance(ids, torch.Tensor) or ids.shape[1] <= prompt:
             return None
-        changed = {
+        arguments_now = {
             name: nn.functional.pad(kinds, (0, ids.shape[1] - kinds.shape[1]))
             for name, kinds in keywords.items()
             if name.endswith("token_type_ids") and isinstance(kinds, torch.Tensor) and kinds.shape[1] == prompt
         }
-        is_reserved = torch.isin(ids, reserved.to(ids.device))
+        is_reserved = torch.isin(ids, placeholders.to(ids.device))
         is_reserved[:, :prompt] = False
         if is_reserved.any():
             read.append(ids)
-            changed["input_ids"] = ids.masked_fill(is_reserved, plain)
-        return (args, {**keywords, **changed}) if changed else None
+            arguments_now["input_ids"] = ids.masked_fill(is_reserved, plain)
+        return (args, {**keywords, **arguments_now}) if arguments_now else None
 
     def look_up(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> _Arguments:
         if not read:
@@ -178,7 +178,7 @@ def _picture_ids(model: HookedModel) -> torch.Tensor:
     """Ids of the tokens that a prompt has where a picture, a video or a sound is read, `[token]`."""
     every = torch.arange(model.cfg.d_vocab)[None]
     is_place = model.family.is_image(model.config, {"input_ids": every})[0]
-    named = [getattr(model.config, name, None) for name in _PLACES]
-    ids = [number for value in named for number in (value if isinstance(value, list | tuple) else [value])]
+    tokens = [getattr(model.config, name, None) for name in _PLACES]
+    ids = [number for value in tokens for number in (value if isinstance(value, list | tuple) else [value])]
     is_place = is_place | torch.isin(every[0], torch.tensor([number for number in ids if isinstance(number, int)]))
     return is_place.nonzero().flatten()

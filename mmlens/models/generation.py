@@ -51,9 +51,9 @@ class GenerationTrace(Display):
     beside: str = ""
 
     def __repr__(self) -> str:
-        whose = f" in the conditional passes ({self.beside} beside them)" if self.beside else ""
+        passes = f" in the conditional passes ({self.beside} beside them)" if self.beside else ""
         return (
-            f"GenerationTrace: {self.text!r}, {self.tokens.shape[1]} steps, states of {len(self.states)} points{whose}"
+            f"GenerationTrace: {self.text!r}, {self.tokens.shape[1]} steps, states of {len(self.states)} points{passes}"
         )
 
     def _ipython_key_completions_(self) -> list[str]:

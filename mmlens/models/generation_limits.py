@@ -15,8 +15,10 @@ from mmlens.models.run import Run
 
 def generator_of(base: nn.Module) -> Any:
     """The module that writes tokens: the model itself, or the language model in it where `generate` hands on to that."""
-    own = (m for m in base.modules() if isinstance(m, GenerationMixin) and type(m).generate is GenerationMixin.generate)
-    return next(own, base)
+    generators = (
+        m for m in base.modules() if isinstance(m, GenerationMixin) and type(m).generate is GenerationMixin.generate
+    )
+    return next(generators, base)
 
 
 def generation_option(model: HookedModel, options: Mapping[str, Any], name: str) -> Any:

@@ -229,8 +229,8 @@ class HookedMultimodal(TransformerLensNames, HookedRootModule, Display):
         """
         hooked = [name for name, point in self.hook_dict.items() if point.attached]
         if hooked or self.edits:
-            what = f"hooks are attached ({', '.join(hooked[:3])})" if hooked else f"{self.edits[0]!r} is in force"
-            raise InputError(f"A model cannot be copied while {what}; copy it first, and hook or edit the copy.")
+            reason = f"hooks are attached ({', '.join(hooked[:3])})" if hooked else f"{self.edits[0]!r} is in force"
+            raise InputError(f"A model cannot be copied while {reason}; copy it first, and hook or edit the copy.")
         twin = type(self)(copy.deepcopy(self.hf_model, memo), self.processor, self.family)
         memo[id(self)] = twin
         return twin

@@ -62,21 +62,21 @@ def hook_name_of(model: HookedModel, path: str) -> str:
         >>> model.hook_name_of("model.language_model.layers.3.mlp.down_proj.input")
         'blocks.3.mlp.hook_post'
     """
-    bridged = _of_bridge(model, path)
-    if bridged is not None:
-        return bridged
-    ending = _ENDING.search(path)
-    side = "in" if ending and ending[1] in ("input", "inputs", "hook_in") else "out"
-    plain = re.sub(r"\[(\d+)\]", r".\1", path[: ending.start()] if ending else path)
+    bridge_name = _of_bridge(model, path)
+    if bridge_name is not None:
+        return bridge_name
+    match = _ENDING.search(path)
+    side = "in" if match and match[1] in ("input", "inputs", "hook_in") else "out"
+    plain = re.sub(r"\[(\d+)\]", r".\1", path[: match.start()] if match else path)
     module = _module(model, plain)
-    held = _held(model)
-    name = held.get((id(module), side))
+    names = _held(model)
+    name = names.get((id(module), side))
     if name is not None:
         return name
     modules = {id(module): name for name, module in model.base.named_modules()}
     places = {
         f"{modules[number]}.{'input' if where == 'in' else 'output'}": point
-        for (number, where), point in held.items()
+        for (number, where), point in names.items()
         if number in modules
     }
     around = nearest(f"{plain}.{'input' if side == 'in' else 'output'}", places)
@@ -91,9 +91,9 @@ def hook_name_of(model: HookedModel, path: str) -> str:
 def _of_bridge(model: HookedModel, path: str) -> str | None:
     """The point that a name of TransformerLens's bridge, or of a point, means; None if it is neither."""
     name = path
-    for theirs, ours in _PREFIXES.items():
-        if name.startswith(theirs):
-            name = ours + name.removeprefix(theirs)
+    for bridge_prefix, replacement in _PREFIXES.items():
+        if name.startswith(bridge_prefix):
+            name = replacement + name.removeprefix(bridge_prefix)
             break
     if name in model.hook_dict:
         return name
@@ -117,15 +117,15 @@ def _module(model: HookedModel, path: str) -> nn.Module:
 
 def _held(model: HookedModel) -> dict[tuple[int, str], str]:
     """The point that holds what a module takes or returns, by the module's identity."""
-    held: dict[tuple[int, str], str] = {}
+    names: dict[tuple[int, str], str] = {}
     for name, point in model.hook_dict.items():
         if point.read_by is not None:
-            held.setdefault((id(point.read_by), "in"), name)
+            names.setdefault((id(point.read_by), "in"), name)
         reach: Any = point.attachment
         if not isinstance(reach, AtSite):
             continue
         while reach is not None and not isinstance(reach, Site):
             reach = getattr(reach, "reach", None) or getattr(reach, "site", None)
         if reach is not None:
-            held.setdefault((id(reach.module), reach.side), name)
-    return held
+            names.setdefault((id(reach.module), reach.side), name)
+    return names

@@ -71,10 +71,10 @@ class PartView:
     def _stack(self, branch: Literal["attn", "mlp"], name: str) -> torch.Tensor:
         if not self.blocks:
             raise InputError(f"The part {self.name!r} has no blocks.")
-        lacking = [layer for layer, block in enumerate(self.blocks) if getattr(block, branch) is None]
-        if lacking:
+        missing = [layer for layer, block in enumerate(self.blocks) if getattr(block, branch) is None]
+        if missing:
             raise InputError(
-                f"{name} cannot be stacked for the part {self.name!r}: blocks {lacking} have none (other kinds of block); "
+                f"{name} cannot be stacked for the part {self.name!r}: blocks {missing} have none (other kinds of block); "
                 f"read it block by block, .blocks[i].{branch}.{name}."
             )
         weights = [getattr(getattr(block, branch), name) for block in self.blocks]
@@ -196,14 +196,14 @@ def part_view(
 
     A projector without blocks has `n_layers` 0; of a tower with several stacks, the first is viewed.
     """
-    declared = getattr(family, name)
-    stack = declared.stacks[0] if name == "vision" else declared.stack
+    declaration = getattr(family, name)
+    stack = declaration.stacks[0] if name == "vision" else declaration.stack
     if stack is None:
-        return PartView(name, config_without_blocks(model, declared.mlp, config, device, dtype), [])
+        return PartView(name, config_without_blocks(model, declaration.mlp, config, device, dtype), [])
     modules = blocks_of(submodule(model, stack.path, family.name), stack)
     kinds = [fitting(stack.kinds, module) for module in modules]
     heads = [heads_of(stack, kind, module, config) for kind, module in zip(kinds, modules, strict=True)]
-    blocks = [_block_weights(*each) for each in zip(modules, kinds, heads, strict=True)]
+    blocks = [_block_weights(*pieces) for pieces in zip(modules, kinds, heads, strict=True)]
     stack_shape = StackShape(
         modules=modules,
         kind=kinds[0],

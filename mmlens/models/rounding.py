@@ -39,16 +39,16 @@ def rounding(model: HookedModel, batch: MultimodalBatch) -> float:
     """
     batch = batch.to(model.device)
     with completed_inputs(model, batch.inputs, written=batch.written):
-        fused = _logits(model, batch)
+        reference = _logits(model, batch)
         try:
             with _stepwise_attention(model.base):
                 stepwise = _logits(model, batch)
         except (RuntimeError, TypeError, ValueError, AttributeError):
-            stepwise = fused  # some classes of transformers run with fused attention alone
-    real = torch.ones(fused.shape[:2], dtype=torch.bool, device=fused.device)
+            stepwise = reference  # some classes of transformers run with fused attention alone
+    real = torch.ones(reference.shape[:2], dtype=torch.bool, device=reference.device)
     if model.graph["hook_logits"].sequence == "language":
-        real = batch.layout.is_token.to(fused.device)
-    return max(float((fused - stepwise)[real].abs().max()), _LEAST * resolution_of(fused[real]))
+        real = batch.layout.is_token.to(reference.device)
+    return max(float((reference - stepwise)[real].abs().max()), _LEAST * resolution_of(reference[real]))
 
 
 def _logits(model: HookedModel, batch: MultimodalBatch) -> torch.Tensor:
@@ -62,11 +62,11 @@ def _stepwise_attention(base: nn.Module) -> Iterator[None]:
         id(module.config): module.config for module in base.modules() if hasattr(module, "config")
     }
     names = [(config, getattr(config, "_attn_implementation_internal", None)) for config in configs.values()]
-    fused = [(config, name) for config, name in names if name not in (None, "eager")]
+    towers = [(config, name) for config, name in names if name not in (None, "eager")]
     try:
-        for config, _ in fused:
+        for config, _ in towers:
             config._attn_implementation_internal = "eager"
         yield
     finally:
-        for config, name in fused:
+        for config, name in towers:
             config._attn_implementation_internal = name

@@ -141,26 +141,26 @@ class Runs:
             InputError: if dropout is at work.
         """
         refuse_dropout(self.model.hf_model)
-        prepared = batch if isinstance(batch, MultimodalBatch) else None
-        carried = () if prepared is None else prepared.carried
+        given_batch = batch if isinstance(batch, MultimodalBatch) else None
+        interventions = () if given_batch is None else given_batch.carried
         inputs = {
             name: value
             for name, value in keywords.items()
             if isinstance(value, torch.Tensor) and name not in NOT_OF_THE_PROMPT
         }
-        whole = None if any(name in inputs for name in tensors) else prepared
+        complete = None if any(name in inputs for name in tensors) else given_batch
         options = {name: value for name, value in keywords.items() if name not in inputs}
-        run = Run(self.model, kind, options, lambda: self.inputs.batch(inputs) if whole is None else whole)
+        run = Run(self.model, kind, options, lambda: self.inputs.batch(inputs) if complete is None else complete)
         claim = Claim(f"A {'generation' if kind == 'generate' else 'forward pass'}", self.model, run)
         with claims_of(self.model.base).claimed(claim):
             self.model.follow()
-            with attached(self.model.hook_dict, self._pairs(carried), first=True):
+            with attached(self.model.hook_dict, self._pairs(interventions), first=True):
                 decoding = None if kind == "forward" else Decoding(self.model, run)
                 for watcher in watching(self.model):
                     watcher.starts(run)
-                written = 0 if whole is None else whole.written
+                n_written = 0 if complete is None else complete.written
                 grows = kind == "generate" and generation_option(self.model, options, "use_cache") is False
-                with completed_inputs(self.model, inputs, written=written, grows=grows, run=run):
+                with completed_inputs(self.model, inputs, written=n_written, grows=grows, run=run):
                     if decoding is None:
                         yield
                         return

@@ -120,8 +120,12 @@ class Splices:
         node = self.model.graph[out]
         blocks = self.model.part(node.part).blocks
         mlp = blocks[node.layer].mlp if node.layer is not None and node.layer < len(blocks) else None
-        declared = None if mlp is None else mlp.declared
-        if declared is not None and declared.branch and not f"{declared.down}.".startswith(f"{declared.branch}."):
+        declaration = None if mlp is None else mlp.declared
+        if (
+            declaration is not None
+            and declaration.branch
+            and not f"{declaration.down}.".startswith(f"{declaration.branch}.")
+        ):
             raise InputError(
                 f"{name} is what the MLP returns, and in {self.model.family.name} a norm stands between that and the stream, "
                 f"behind which {out} is; no point holds it."

@@ -92,9 +92,11 @@ class VerifyReport(Display):
         ]
         lines += [f"  {p.name}: calls {p.calls}, shape {list(p.shape)}, effect {p.effect}" for p in self.failed[:20]]
         if self.alone is not None:
-            failed = {variant: self.alone.points[variant] for variant in self.alone.failed}
+            failures = {variant: self.alone.points[variant] for variant in self.alone.failed}
             where = (
-                f"; too far: {', '.join(f'{variant} at {name}' for variant, name in failed.items())}" if failed else ""
+                f"; too far: {', '.join(f'{variant} at {name}' for variant, name in failures.items())}"
+                if failures
+                else ""
             )
             lines.append(f"  {self.alone!r}{where}")
         if self.looking_ahead:

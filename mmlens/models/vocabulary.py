@@ -69,8 +69,8 @@ class Vocabulary:
             InputError: if it is empty or unknown to the tokenizer.
         """
         forms = self.to_word_forms(word)
-        known = [ids for ids in forms[:2] if ids] or [ids for ids in forms if ids]
-        shortest: tuple[int, ...] = min(known, key=len)
+        spellings = [ids for ids in forms[:2] if ids] or [ids for ids in forms if ids]
+        shortest: tuple[int, ...] = min(spellings, key=len)
         return list(shortest)
 
     @checked
@@ -84,11 +84,11 @@ class Vocabulary:
         capital = bare[:1].upper() + bare[1:]
         texts = (bare, f" {bare}", capital, f" {capital}")
         forms = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        known = tuple(tuple(ids) if ids and self.tokenizer.unk_token_id not in ids else None for ids in forms)
-        if not bare or not any(known):
+        spellings = tuple(tuple(ids) if ids and self.tokenizer.unk_token_id not in ids else None for ids in forms)
+        if not bare or not any(spellings):
             pieces = self.tokenizer.convert_ids_to_tokens(self.tokenizer.encode(word, add_special_tokens=False))
             raise InputError(f"{word!r} is unknown to the tokenizer, which makes {pieces} of it; name another word.")
-        return known
+        return spellings
 
     @checked
     def to_single_token(self, text: str) -> int:

@@ -41,16 +41,16 @@ def forms_in_context(
     first = last_rows(model, model(batch), batch).float().cpu().log_softmax(-1)
     begins = torch.tensor([[[word[0] for word in slot] for slot in form] for form in forms])
     bounds = first[torch.arange(len(first)), begins]
-    most = bounds.logsumexp(1)
+    peak = bounds.logsumexp(1)
     if not batch.layout.is_token[:, -1].all():  # nothing can be put behind padding
         short = [all(len(word) == 1 for slot in form for word in slot) for form in forms]
-        most = most.where(torch.tensor(short)[:, None], -float("inf")) if any(short) else most
+        peak = peak.where(torch.tensor(short)[:, None], -float("inf")) if any(short) else peak
     best, best_value = torch.zeros(batch.size, dtype=torch.long), torch.full((batch.size,), -float("inf"))
-    for number in most.mean(1).argsort(descending=True, stable=True).tolist():
-        if (most[number] > best_value).any():
+    for number in peak.mean(1).argsort(descending=True, stable=True).tolist():
+        if (peak[number] > best_value).any():
             words_of_form = zip(forms[number], bounds[number], strict=True)
             values = torch.stack([_log_probability(model, batch, slot, single) for slot, single in words_of_form])
-            value = values.logsumexp(0).where(most[number] > -float("inf"), -float("inf"))
+            value = values.logsumexp(0).where(peak[number] > -float("inf"), -float("inf"))
             # forms that are the same count as the first of them, whatever rounding says
             is_better = (value > best_value + 1e-5) | ((value > best_value - 1e-5) & (number < best))
             best, best_value = best.where(~is_better, number), best_value.where(~is_better, value)

@@ -31,8 +31,8 @@ def _extra_inputs(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
 def _position_ids(model: Any, tensors: Mapping[str, Any]) -> torch.Tensor | None:
     """Positions are counted from 1."""
     mask = tensors.get("attention_mask")
-    given = tensors.get("position_ids") is not None
-    return None if given or mask is None or mask.ndim != 2 else counted_positions(mask) + 1
+    has_ids = tensors.get("position_ids") is not None
+    return None if has_ids or mask is None or mask.ndim != 2 else counted_positions(mask) + 1
 
 
 PALIGEMMA = register_family(

@@ -123,10 +123,10 @@ def level(model: HookedMultimodal, at: str | None, positions: Positions | None, 
     """
     if at is None:
         of_picture = positions is None or as_rule(positions) == as_rule("image")
-        merged = (
+        is_merged = (
             "vision.hook_embed" not in model.graph or "hook_embed" in model.graph.downstream("vision.hook_embed").names
         )
-        at = "vision.hook_embed" if of_picture and not merged else "hook_embed"
+        at = "vision.hook_embed" if of_picture and not is_merged else "hook_embed"
     require_one_area(at, positions, region)
     return at
 
@@ -187,14 +187,14 @@ def carry(
     rows = rows_of_area(batch, node, positions, region)
     before, length = rows_at(model, batch, node, rows)
     values = tuple(new.to(old) for new, old in zip(change(before), before, strict=True))
-    same = [
+    unchanged = [
         sample
         for sample, (new, old) in enumerate(zip(values, before, strict=True))
         if len(old) and torch.equal(new, old)
     ]
-    if same:
+    if unchanged:
         raise InputError(
-            f"{name} at {at} would leave the rows of samples {same} as they are, so that there would be nothing to compare; "
+            f"{name} at {at} would leave the rows of samples {unchanged} as they are, so that there would be nothing to compare; "
             "choose other positions, or another corruption."
         )
     bare = replace(batch, carried=())

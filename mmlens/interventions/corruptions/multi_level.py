@@ -236,9 +236,9 @@ def _tiles_moved(picture: Image.Image, shape: tuple[int, int], generator: torch.
     down = np.linspace(0, picture.height, shape[0] + 1).round().astype(int).tolist()
     across = np.linspace(0, picture.width, shape[1] + 1).round().astype(int).tolist()
     boxes = [(left, top, right, bottom) for top, bottom in pairwise(down) for left, right in pairwise(across)]
-    moved = picture.convert("RGB")
+    result = picture.convert("RGB")
     for box, source in zip(boxes, _other_order(len(boxes), generator).tolist(), strict=True):
         tile = picture.convert("RGB").crop(boxes[source])
         size = (box[2] - box[0], box[3] - box[1])
-        moved.paste(tile if tile.size == size else tile.resize(size), box)
-    return moved
+        result.paste(tile if tile.size == size else tile.resize(size), box)
+    return result

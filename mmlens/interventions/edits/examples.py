@@ -211,12 +211,12 @@ def _answered(model: HookedMultimodal, batch: MultimodalBatch, words: Sequence[W
     rows = [in_form(word, form) for word, form in zip(words, forms, strict=True)]
     longest = max(map(len, rows))
     tokens = torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in rows])
-    whole = batch if longest == 1 else model.extend(batch, tokens[:, :-1])
-    start = _length(whole) - longest
+    full_batch = batch if longest == 1 else model.extend(batch, tokens[:, :-1])
+    start = _length(full_batch) - longest
     places = [(sample, start + step) for sample, row in enumerate(rows) for step in range(len(row))]
-    none, nothing = torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, model.W_U.shape[1])
-    wanted = torch.tensor([token for row in rows for token in row])
-    return EditExample(whole, torch.tensor(places), wanted, none, none, nothing, nothing)
+    no_places, no_logits = torch.zeros(0, 2, dtype=torch.long), torch.zeros(0, model.W_U.shape[1])
+    targets = torch.tensor([token for row in rows for token in row])
+    return EditExample(full_batch, torch.tensor(places), targets, no_places, no_places, no_logits, no_logits)
 
 
 @dataclass(frozen=True)
@@ -240,26 +240,26 @@ class _Rewritten:
     rest_before: list[int]
 
 
-def _rewritten(said: list[int], old: Sequence[int], new: Sequence[int] | None) -> _Rewritten:
+def _rewritten(answer: list[int], old: Sequence[int], new: Sequence[int] | None) -> _Rewritten:
     """An answer with one word in the place of another; with the old one left in the text if there is no new one."""
-    starts = starts_of(said, old) if old else []
+    starts = starts_of(answer, old) if old else []
     row = _Rewritten([], [], [], [], [], starts, [])
     step = 0
-    while step < len(said):
+    while step < len(answer):
         here = len(row.tokens)
         if step in starts:
             word = old if new is None else new
-            asked = word[:1] if new is None else word
-            row.spots.extend(range(here, here + len(asked)))
-            row.wanted.extend(asked)
+            changes = word[:1] if new is None else word
+            row.spots.extend(range(here, here + len(changes)))
+            row.wanted.extend(changes)
             row.tokens.extend(word)
             step += len(old)
-            if step < len(said):
+            if step < len(answer):
                 row.followers.append(len(row.tokens))
         else:
             row.rest.append(here)
             row.rest_before.append(step)
-            row.tokens.append(said[step])
+            row.tokens.append(answer[step])
             step += 1
     return row
 

@@ -88,7 +88,7 @@ def read_rows(model: HookedMultimodal, neurons: UnitsLike) -> Float[torch.Tensor
     units = Units.of(neurons, model, kind=Neuron, verb="An edit of rows")
     widths = row_widths(model, units.by_point())
     if len(set(widths.values())) > 1:
-        shown = ", ".join(f"{width} at {point}" for point, width in widths.items())
-        raise InputError(f"One edit's rows have one width, but these are {shown}; make an edit for each width.")
+        widths_text = ", ".join(f"{width} at {point}" for point, width in widths.items())
+        raise InputError(f"One edit's rows have one width, but these are {widths_text}; make an edit for each width.")
     rows = written_rows(model, units).detach().cpu()
     return rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -39,8 +39,8 @@ class PointsUnder:
                 return getattr(self._weights, name)
             except InputError as error:  # TransformerLens's tools ask for what may be missing
                 raise AttributeError(str(error)) from error
-        known = [key.removeprefix(self._prefix) for key in self._points if key.startswith(self._prefix)]
-        close = ", ".join(nearest(name, [*known, *(key for key in dir(self._weights) if not key.startswith("_"))]))
+        names = [key.removeprefix(self._prefix) for key in self._points if key.startswith(self._prefix)]
+        close = ", ".join(nearest(name, [*names, *(key for key in dir(self._weights) if not key.startswith("_"))]))
         raise AttributeError(f"{self._prefix}{name} does not exist here." + (f" Nearest: {close}." if close else ""))
 
 

@@ -76,15 +76,15 @@ class BoundGeneration(BoundInputs):
             options["repetition_penalty"] = repetition_penalty
         if output_logits:
             options |= {"output_logits": True, "return_dict_in_generate": True}
-        found = self.model.generate(
+        result = self.model.generate(
             batch, max_new_tokens=max_new_tokens, do_sample=do_sample, use_cache=use_past_kv_cache, **options
         )
         is_text = isinstance(input, str) or (
             isinstance(input, list | tuple) and isinstance(next(iter(input), None), str)
         )
-        if not isinstance(found, torch.Tensor) or return_type == "tokens" or (return_type == "input" and not is_text):
-            return found
-        texts = self._texts(found, batch["input_ids"], [input] if isinstance(input, str) else input)
+        if not isinstance(result, torch.Tensor) or return_type == "tokens" or (return_type == "input" and not is_text):
+            return result
+        texts = self._texts(result, batch["input_ids"], [input] if isinstance(input, str) else input)
         return texts[0] if len(texts) == 1 and not isinstance(input, list | tuple) else texts
 
     hf_generate = generate  # Hugging Face's own generation, by TransformerLens's name for it
@@ -92,13 +92,13 @@ class BoundGeneration(BoundInputs):
     def _texts(self, tokens: torch.Tensor, prompt: torch.Tensor, given: Any) -> list[str]:
         """What was written, behind the texts that were given, or behind the prompts as they read."""
         length = prompt.shape[1]
-        included = tokens.shape[1] >= length and torch.equal(tokens[:, :length].to(prompt), prompt)
-        written = tokens[:, length:] if included else tokens
+        has_prompt = tokens.shape[1] >= length and torch.equal(tokens[:, :length].to(prompt), prompt)
+        answers = tokens[:, length:] if has_prompt else tokens
         tokenizer = self.model.tokenizer
         before = (
             list(given)
             if isinstance(given, list | tuple) and given and isinstance(given[0], str)
             else tokenizer.batch_decode(prompt, skip_special_tokens=True)
         )
-        after = tokenizer.batch_decode(written, skip_special_tokens=True)
+        after = tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [f"{text}{'' if new.startswith(' ') else ' '}{new}" for text, new in zip(before, after, strict=True)]

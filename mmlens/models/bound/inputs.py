@@ -43,19 +43,19 @@ class BoundInputs(BoundTokens):
         if isinstance(input, str) or (isinstance(input, list | tuple) and input and isinstance(input[0], str)):
             if attention_mask is not None:
                 raise InputError("attention_mask belongs to token ids; a text's follows from its tokens.")
-            made = self.prompts(input, padding_side)
-            made = self._without_bos(made) if prepend_bos is False else made
-            return replace(made, carried=self.batch.carried)
-        made = self.batch if input is None else self._of_tokens(_ids(input))
+            batch = self.prompts(input, padding_side)
+            batch = self._without_bos(batch) if prepend_bos is False else batch
+            return replace(batch, carried=self.batch.carried)
+        batch = self.batch if input is None else self._of_tokens(_ids(input))
         if attention_mask is None:
-            return made
-        mask = attention_mask.to(made["input_ids"])
-        if mask.shape != made["input_ids"].shape:
+            return batch
+        mask = attention_mask.to(batch["input_ids"])
+        if mask.shape != batch["input_ids"].shape:
             raise InputError(
-                f"attention_mask is {list(mask.shape)}, but the tokens are {list(made['input_ids'].shape)} [batch pos]."
+                f"attention_mask is {list(mask.shape)}, but the tokens are {list(batch['input_ids'].shape)} [batch pos]."
             )
-        layout = replace(made.layout, is_token=mask.bool().cpu())
-        return replace(made, inputs={**made.inputs, "attention_mask": mask}, layout=layout)
+        layout = replace(batch.layout, is_token=mask.bool().cpu())
+        return replace(batch, inputs={**batch.inputs, "attention_mask": mask}, layout=layout)
 
     def _of_tokens(self, tokens: torch.Tensor) -> MultimodalBatch:
         """The batch with other tokens in the place of its own."""
@@ -68,17 +68,17 @@ class BoundInputs(BoundTokens):
             batch = self._repeated(len(tokens))
         if tokens.shape != batch["input_ids"].shape:
             self._require_tokens_alone(batch)
-        written = batch.written if tokens.shape == prompt_ids.shape else 0
+        n_written = batch.written if tokens.shape == prompt_ids.shape else 0
         inputs = {**batch.inputs, "input_ids": tokens}
         is_picture = picture_positions(self.model.family, self.model.config, inputs)
-        is_picture[:, is_picture.shape[1] - written :] = False
+        is_picture[:, is_picture.shape[1] - n_written :] = False
         is_picture = is_picture.cpu()
         if is_picture.shape == batch.layout.is_image.shape and torch.equal(is_picture, batch.layout.is_image):
             return replace(batch, inputs=inputs)
-        stretches, own = _stretches(is_picture), _stretches(batch.layout.is_image)
-        if stretches != own:
+        stretches, expected = _stretches(is_picture), _stretches(batch.layout.is_image)
+        if stretches != expected:
             raise InputError(
-                f"The picture that this model is bound to takes {own} tokens in a row, by sample, and these tokens have "
+                f"The picture that this model is bound to takes {expected} tokens in a row, by sample, and these tokens have "
                 f"{stretches} for it. A text is laid out around the picture: pass the text itself, or the tokens that "
                 "bound.to_tokens(text) makes of it; for another picture bind another batch."
             )
@@ -99,8 +99,8 @@ class BoundInputs(BoundTokens):
                 continue
             image, text = _kinds(batch, name)
             inputs[name] = torch.where(is_picture.to(tokens.device), image[0], text[0]).to(batch[name])
-        made = self.model.batch(inputs)
-        return replace(made, images=batch.images, videos=batch.videos, prompts=batch.prompts, carried=batch.carried)
+        result = self.model.batch(inputs)
+        return replace(result, images=batch.images, videos=batch.videos, prompts=batch.prompts, carried=batch.carried)
 
     def _require_tokens_alone(self, batch: MultimodalBatch) -> None:
         """Refuse what a processor makes of a text besides its tokens, and of tokens alone nobody can make.
@@ -163,8 +163,8 @@ class BoundInputs(BoundTokens):
             else tensor
             for name, tensor in batch.inputs.items()
         }
-        made = self.model.batch(inputs)
-        return replace(made, images=batch.images, videos=batch.videos, prompts=batch.prompts)
+        shorter = self.model.batch(inputs)
+        return replace(shorter, images=batch.images, videos=batch.videos, prompts=batch.prompts)
 
 
 def _ids(input: Any) -> torch.Tensor:

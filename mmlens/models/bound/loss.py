@@ -42,6 +42,6 @@ def losses_of(
     is_target = targets_of(batch).to(logits.device)
     if not is_target.any():
         raise InputError("There is no loss: no token of text stands behind another token.")
-    chosen = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    losses = torch.where(is_target, -chosen, 0.0)
+    log_probs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    losses = torch.where(is_target, -log_probs, 0.0)
     return losses if per_token else losses.sum() / is_target.sum()

@@ -49,8 +49,8 @@ class BoundPoints(Bound):
     def hook_dict(self) -> dict[str, Point]:
         """The points by name."""
         self._follow()
-        added = [*self._normalized(), *(found for points in self._switched().values() for found in points)]
-        return self.model.hook_dict | {name: point for node, point in added for name in _names(node)}
+        pairs = [*self._normalized(), *(pair for points in self._switched().values() for pair in points)]
+        return self.model.hook_dict | {name: point for node, point in pairs for name in _names(node)}
 
     @property
     def mod_dict(self) -> dict[str, nn.Module]:
@@ -141,9 +141,9 @@ class BoundPoints(Bound):
         adapters = (self.model.adapters, self.model.active_adapters)
         if vars(self).get("_adapters", adapters) != adapters:
             self.model.follow()
-            for flag, found in self._switched().items():
-                again = [made for layer in range(self.model.cfg.n_layers) for made in self._points(flag, layer)]
-                for (_, point), (_, other) in zip(found, again, strict=True):
+            for flag, pairs in self._switched().items():
+                again = [pair for layer in range(self.model.cfg.n_layers) for pair in self._points(flag, layer)]
+                for (_, point), (_, other) in zip(pairs, again, strict=True):
                     point.rebind(other)
             before = vars(self).pop("_norms", [])
             for (_, point), (_, other) in zip(before, self._normalized(), strict=False):
@@ -168,22 +168,22 @@ class BoundPoints(Bound):
                     width = self.model.cfg.d_model
                     name = node.name.replace("hook_scale", "hook_normalized")
                     kind, axes = node.kind.replace("scale", "normalized"), node.axes.replace("one", "d_model")
-                    made = Node(name, node.part, node.layer, kind, axes, width, node.sequence)
-                    self._norms.append((made, Point(name, BeforeGain(attachment))))
+                    norm_node = Node(name, node.part, node.layer, kind, axes, width, node.sequence)
+                    self._norms.append((norm_node, Point(name, BeforeGain(attachment))))
         return self._norms
 
     def _switch(self, flag: Flag, on: bool) -> None:
-        added = self._switched()
+        pairs = self._switched()
         if not on:
-            for _, point in added.pop(flag, []):
+            for _, point in pairs.pop(flag, []):
                 point.remove_hooks("both", including_permanent=True)
             return
         other = _EXCLUSIVE.get(flag)
-        if other in added:
+        if other in pairs:
             raise InputError(f"{flag} and {other} both say what heads read; call set_{other}(False) first.")
-        if flag in added:
+        if flag in pairs:
             return
-        points = [found for layer in range(self.model.cfg.n_layers) for found in self._points(flag, layer)]
+        points = [pair for layer in range(self.model.cfg.n_layers) for pair in self._points(flag, layer)]
         if not points:
             raise InputError(
                 f"{flag} means nothing in {self.model.family.name}: no block of its language model has "
@@ -193,7 +193,7 @@ class BoundPoints(Bound):
                     else "heads that linears of their own make, behind a norm."
                 )
             )
-        added[flag] = points
+        pairs[flag] = points
 
     def _points(self, flag: Flag, layer: int) -> list[tuple[Node, Point]]:
         """The points that a flag gives a block; none where it has no such thing."""
@@ -209,11 +209,11 @@ class BoundPoints(Bound):
             results = HeadResults(weights.output, output, weights.heads, lambda: weights.W_O)
             return [self._made(layer, "attn.hook_result", results, "pos head d_model")]
         norm = self._norm(layer, "ln1")
-        made = {
+        projections = {
             letter: projection_of(weights.module, weights.declared, letter, heads=weights.heads, d_head=weights.d_head)
             for letter in LETTERS
         }
-        parts: dict[str, HeadProjection] = {letter: part for letter, part in made.items() if part is not None}
+        parts: dict[str, HeadProjection] = {letter: part for letter, part in projections.items() if part is not None}
         if norm is None or len(parts) < len(LETTERS):
             return []
         sites = {
@@ -259,12 +259,12 @@ class BoundPoints(Bound):
     def _nodes(self, names: Names | Selection | None) -> list[Node]:
         """The points that are meant, each once: all that fire by default, scores and patterns among them."""
         self._follow()
-        added = {node.name: node for points in (self._normalized(), *self._switched().values()) for node, _ in points}
+        nodes = {node.name: node for points in (self._normalized(), *self._switched().values()) for node, _ in points}
         if names is None:
-            return [*self.model.graph, *added.values()]
+            return [*self.model.graph, *nodes.values()]
         if isinstance(names, Selection):
             return list(names)
-        graph = {node.name: node for node in self.model.graph} | added
+        graph = {node.name: node for node in self.model.graph} | nodes
         return [graph[str(point.name)] for point in self._resolved(names)]
 
     def _resolved(self, names: Names) -> list[Point]:

@@ -179,13 +179,13 @@ class BoundRuns(BoundInputs, BoundPoints):
             fwd_hooks, bwd_hooks: pairs (names, function).
             reset_hooks_end, clear_contexts: as for `run_with_hooks`.
         """
-        named = [self._named(pairs, self.batch, remove_batch_dim=False) for pairs in (fwd_hooks, bwd_hooks)]
+        named_pairs = [self._named(pairs, self.batch, remove_batch_dim=False) for pairs in (fwd_hooks, bwd_hooks)]
         try:
-            with self._hooked(*named, stay=not reset_hooks_end):
+            with self._hooked(*named_pairs, stay=not reset_hooks_end):
                 yield self
         finally:
             if clear_contexts:
-                self._clear(*named)
+                self._clear(*named_pairs)
 
     def loss_fn(
         self,

@@ -114,9 +114,9 @@ class BoundWeights(Bound):
         Source: Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021,
         https://transformer-circuits.pub/2021/framework/index.html
         """
-        layers, left = self.OV_for_attn_layers()
-        right = left if mode == "V" else self.QK_for_attn_layers()[1]
-        scores = composition_scores(left, right.T if mode == "K" else right, broadcast_dims=True)
+        layers, first = self.OV_for_attn_layers()
+        right = first if mode == "V" else self.QK_for_attn_layers()[1]
+        scores = composition_scores(first, right.T if mode == "K" else right, broadcast_dims=True)
         number = torch.arange(len(layers), device=scores.device)
         earlier = number[:, None, None, None] < number[None, None, :, None]
         return CompositionScores(scores.masked_fill(~earlier, 0), layers, self._labels(layers))
@@ -160,17 +160,17 @@ class BoundWeights(Bound):
         Raises:
             InputError: if no block has the branch.
         """
-        chosen = self.blocks_with(submodule)
-        if not chosen:
+        blocks = self.blocks_with(submodule)
+        if not blocks:
             names = sorted({name for block in self.blocks for name in block.submodules})
             raise InputError(f"No block has {submodule!r}; blocks have {', '.join(names)}.")
         weights: list[Any] = []
-        for _, block in chosen:
+        for _, block in blocks:
             weight: Any = block
             for name in attr_path.split("."):
                 weight = getattr(weight, name)
             weights.append(weight if reshape_fn is None else reshape_fn(weight))
-        return [number for number, _ in chosen], torch.stack(weights)
+        return [number for number, _ in blocks], torch.stack(weights)
 
     def layer_types(self) -> list[str]:
         """What the branches of each block are, e.g. `attn+mlp`."""

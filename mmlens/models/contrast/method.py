@@ -49,11 +49,11 @@ class ContrastMethod(Method):
             logits: of the prompt; log probabilities do as well.
             other: of the second prompt.
         """
-        mixed = (1 + self.alpha) * logits - self.alpha * other
+        result = (1 + self.alpha) * logits - self.alpha * other
         if not self.beta:
-            return mixed
-        bound = logits.max(dim=-1, keepdim=True).values + math.log(self.beta)
-        return mixed.masked_fill(logits < bound, -torch.inf)
+            return result
+        threshold = logits.max(dim=-1, keepdim=True).values + math.log(self.beta)
+        return result.masked_fill(logits < threshold, -torch.inf)
 
 
 CONTRAST_METHODS: Registry[ContrastMethod] = Registry(

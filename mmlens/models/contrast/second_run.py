@@ -134,10 +134,10 @@ class SecondRun:
         if torch.equal(input_ids[:, :-1], before):
             return
         group = torch.arange(len(before), device=before.device) // (len(before) // self.run.batch.size)
-        same = (input_ids[:, None, :-1] == before[None]).all(-1) & (group[:, None] == group)
-        rows = same.int().argmax(1)
+        is_parent = (input_ids[:, None, :-1] == before[None]).all(-1) & (group[:, None] == group)
+        rows = is_parent.int().argmax(1)
         cache = self._outputs.past_key_values
-        if not same.any(1).all() or (cache is not None and not hasattr(cache, "reorder_cache")):
+        if not is_parent.any(1).all() or (cache is not None and not hasattr(cache, "reorder_cache")):
             raise InputError(
                 "contrast= cannot follow this generation: its sequences do not go on from those of the step before, or its cache "
                 "cannot be put into another order. Decode greedily, by sampling or by beams, with a dynamic cache."
@@ -166,10 +166,10 @@ def _refuse_the_same(method: ContrastMethod, batch: MultimodalBatch, second: Mul
     Raises:
         InputError: if it is.
     """
-    same = set(batch.inputs) == set(second.inputs) and all(
+    is_same = set(batch.inputs) == set(second.inputs) and all(
         batch[name].shape == second[name].shape and torch.equal(batch[name], second[name]) for name in batch.inputs
     )
-    if same and batch.carried == second.carried:
+    if is_same and batch.carried == second.carried:
         raise InputError(
             f"contrast={method.name!r} would contrast the batch with itself, which changes nothing; give another batch, or a "
             "corruption that changes this one."
@@ -184,9 +184,9 @@ def _refuse_beside(decoding: Decoding) -> None:
         "custom_generate=": options.get("custom_generate") is not None,
         "prefill_chunk_size=": generation_option(decoding.model, options, "prefill_chunk_size") is not None,
     }
-    found = [name for name, is_there in wrong.items() if is_there]
-    if found:
+    reasons = [name for name, is_there in wrong.items() if is_there]
+    if reasons:
         raise InputError(
             "contrast= changes each token's scores after one pass of each prompt, and does not go together with "
-            f"{', '.join(found)}; leave one of them out."
+            f"{', '.join(reasons)}; leave one of them out."
         )

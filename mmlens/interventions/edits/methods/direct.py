@@ -105,9 +105,9 @@ class Direct(EditMethod):
 def _pull(task: WordTask, example: EditExample) -> torch.Tensor:
     """The sum over places of each row's input times the direction from what is said there to what is wanted, `[row d_model]`."""
     activity = activity_at(task.model, example.batch, example.source_places, task.rows)
-    said = at(task.model(example.batch), example.source_places).argmax(-1).cpu()
+    answers = at(task.model(example.batch), example.source_places).argmax(-1).cpu()
     # a token that is said anyway has no direction of its own
-    directions = (task.model.W_U[:, example.place_tokens] - task.model.W_U[:, said]).detach().float().cpu()
+    directions = (task.model.W_U[:, example.place_tokens] - task.model.W_U[:, answers]).detach().float().cpu()
     return activity.T @ directions.T
 
 

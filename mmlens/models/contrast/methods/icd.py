@@ -34,9 +34,9 @@ class ICD(ContrastMethod):
     def second(self, model: HookedModel, batch: MultimodalBatch) -> MultimodalBatch:
         """The same pictures with the prefix in front of each question."""
         if not batch.prompts or batch.videos:
-            what = "holds videos" if batch.videos else "was made from tensors"
+            reason = "holds videos" if batch.videos else "was made from tensors"
             raise InputError(
-                f"contrast='icd' writes the prompt anew, and this batch {what}; make it of text and pictures: "
+                f"contrast='icd' writes the prompt anew, and this batch {reason}; make it of text and pictures: "
                 "model.prepare(text, images=...)."
             )
         refuse_carried(batch, "icd")

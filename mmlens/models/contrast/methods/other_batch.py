@@ -31,12 +31,14 @@ class Contrast(ContrastMethod):
 
     def second(self, model: HookedModel, batch: MultimodalBatch) -> MultimodalBatch:
         """The batch that was given, or made."""
-        made = self.against if isinstance(self.against, MultimodalBatch) else self.against(model, batch)
-        if not isinstance(made, MultimodalBatch) or made.size != batch.size:
-            what = f"a batch of {made.size} samples" if isinstance(made, MultimodalBatch) else type(made).__name__
+        other = self.against if isinstance(self.against, MultimodalBatch) else self.against(model, batch)
+        if not isinstance(other, MultimodalBatch) or other.size != batch.size:
+            description = (
+                f"a batch of {other.size} samples" if isinstance(other, MultimodalBatch) else type(other).__name__
+            )
             raise InputError(
                 f"against= must be (or make) a batch with as many samples as the one that is gone on with, {batch.size}; found "
-                f"{what}."
+                f"{description}."
             )
-        refuse_right_padding(model, made.layout.is_token)
-        return made
+        refuse_right_padding(model, other.layout.is_token)
+        return other

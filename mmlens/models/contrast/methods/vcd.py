@@ -52,12 +52,12 @@ class VCD(ContrastMethod):
             )
         refuse_carried(batch, "vcd")
         share = float(torch.cumprod(1 - _betas(), 0)[self.step - 1])
-        noised = {}
+        noisy_tensors = {}
         for name in names:
             pixels = batch[name]
             noise = self._noise(pixels, _rows_per_picture(batch, name)).to(pixels)
-            noised[name] = share**0.5 * pixels + (1 - share) ** 0.5 * noise
-        return replace(batch, inputs={**batch.inputs, **noised})
+            noisy_tensors[name] = share**0.5 * pixels + (1 - share) ** 0.5 * noise
+        return replace(batch, inputs={**batch.inputs, **noisy_tensors})
 
     def _noise(self, pixels: torch.Tensor, lengths: Sequence[int] | None) -> torch.Tensor:
         """Standard normal numbers that begin anew with every picture; drawn on the CPU, so that every device gets the same."""
