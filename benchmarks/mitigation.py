@@ -155,7 +155,7 @@ SHOWN = {
     "pope": ("F1", "yes"),
     "captions": ("CHAIR-i", "recall", "CIDEr-D", "words"),
     "attacks": ("attack success", "refusals"),
-    "harmless": ("answers kept", "words"),
+    "harmless": ("answers kept",),
 }
 
 

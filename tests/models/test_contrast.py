@@ -136,6 +136,22 @@ def test_sampling_draws_from_the_formula(llava: Subject) -> None:
 
 
 @pytest.mark.parametrize("name", ["pai", "vcd"])
+def test_several_draws_of_each_prompt_each_follow_the_formula(subject: Subject, name: str) -> None:
+    """Row by row the scores of what was drawn, which differ; the second prompt's cache goes with each."""
+    model, batch = subject.model, subject.batches["left"]
+    torch.manual_seed(7)
+    out = generated(model, batch, METHODS[name], do_sample=True, top_k=0, num_return_sequences=3)
+    tokens, scores = out.sequences[:, -NEW:], torch.stack(out.scores, 1)
+    assert len(tokens) == 6
+    assert len({tuple(row) for row in tokens.tolist()}) > 2
+    for draw in range(3):
+        own = torch.stack([tokens[draw], tokens[3 + draw]])
+        written = iter(own.T)
+        _, expected = contrasted_by_hand(subject, name, batch, lambda scores: next(written))  # noqa: B023
+        torch.testing.assert_close(scores[[draw, 3 + draw]], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pai", "vcd"])
 def test_beams_search_the_normalised_formula(subject: Subject, name: str) -> None:
     """With as many beams as words, two steps are all pairs of words: the best pair is found."""
     model, batch = subject.model, subject.batches["left"]
@@ -195,6 +211,23 @@ def test_a_sample_is_decoded_as_it_is_alone(subject: Subject, name: str) -> None
         assert torch.equal(alone.sequences[0, -NEW:], together.sequences[sample, -NEW:])
         scores = torch.stack(together.scores, 1)[sample]
         torch.testing.assert_close(torch.stack(alone.scores, 1)[0], scores, atol=1e-4, rtol=1e-4)
+
+
+def test_the_released_codes_by_hand() -> None:
+    """PAI's processor takes log-softmax scores with and without the picture, `gamma (s - u) + u`, and cuts below max s + ln 0.1;
+    VCD's and ICD's take logits, `(1 + a) l - a l'`, cut below max l + ln beta. One number apart, which no choice sees."""
+    generator = torch.Generator().manual_seed(0)
+    logits, other = 3 * torch.randn(4, 11, generator=generator), 3 * torch.randn(4, 11, generator=generator)
+    s, u = logits.double().log_softmax(-1), other.double().log_softmax(-1)
+    gamma = 1.1
+    pai = torch.where(s < s.max(-1, keepdim=True).values + math.log(0.1), -torch.inf, gamma * (s - u) + u)
+    found = mm.decoding.PAI().scores(logits, other)
+    torch.testing.assert_close(found.double().log_softmax(-1), pai.log_softmax(-1), atol=1e-5, rtol=1e-5)
+    assert pai.isinf().any()
+    for method, alpha, beta in ((mm.decoding.VCD(beta=0.2), 1.0, 0.2), (mm.decoding.ICD(), 1.0, 0.1)):
+        floor = logits.max(-1, keepdim=True).values + math.log(beta)
+        expected = torch.where(logits < floor, -torch.inf, (1 + alpha) * logits - alpha * other)
+        torch.testing.assert_close(method.scores(logits, other), expected)
 
 
 def test_the_formula_by_hand() -> None:

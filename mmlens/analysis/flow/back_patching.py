@@ -87,24 +87,29 @@ class SplitBest:
         point, group: the cell.
         chosen_on: its mean effect on the samples that chose it.
         effect: on the others, with its interval.
+        control: of a control sweep in the same cell, on these others; None without one.
+        beyond: how far the effect lies beyond the control's, sample by sample; None without one.
     """
 
     point: str
     group: str
     chosen_on: float
     effect: Interval
+    control: Interval | None = None
+    beyond: Interval | None = None
 
 
 @checked
-def split_best(sweep: PatchSweep, *, seed: Seed = 0) -> SplitBest:
+def split_best(sweep: PatchSweep, *, control: PatchSweep | None = None, seed: Seed = 0) -> SplitBest:
     """The cell with the largest mean effect on a random half of the samples, and its effect on the other half.
 
     Args:
         sweep: of at least four samples.
+        control: a sweep of the same samples and cells, of something else: `back_patch(..., positions="text")`.
         seed: of the halves.
 
     Raises:
-        InputError: for fewer samples.
+        InputError: for fewer samples, or a control of other samples or cells.
     """
     count = len(sweep.clean)
     if count < 4:
@@ -115,5 +120,17 @@ def split_best(sweep: PatchSweep, *, seed: Seed = 0) -> SplitBest:
     first, rest = order[: count // 2], order[count // 2 :]
     means = sweep.effect[..., first].mean(-1)
     row, column = divmod(int(means.nan_to_num(-torch.inf).argmax()), means.shape[1])
-    effect = mean_interval(sweep.effect[row, column, rest].double().numpy())
-    return SplitBest(sweep.points[row], sweep.groups[column], float(means[row, column]), effect)
+    if control is not None and (control.points, control.groups, len(control.clean)) != (
+        sweep.points,
+        sweep.groups,
+        count,
+    ):
+        raise InputError(
+            f"control= has {len(control.points)} x {len(control.groups)} cells of {len(control.clean)} samples, and the sweep "
+            f"{len(sweep.points)} x {len(sweep.groups)} of {count}; make both by the same call, of other positions."
+        )
+    amounts = [swept.effect[row, column, rest].double().numpy() for swept in (sweep, control) if swept is not None]
+    further = [] if control is None else [mean_interval(amounts[1]), mean_interval(amounts[0] - amounts[1])]
+    return SplitBest(
+        sweep.points[row], sweep.groups[column], float(means[row, column]), mean_interval(amounts[0]), *further
+    )

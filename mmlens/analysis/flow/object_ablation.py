@@ -71,11 +71,12 @@ def ablate_object(
         rings: how many rings of neighbouring patches are ablated with it.
         at: the hook point.
         image: which of each sample's pictures.
-        seeds: of random rows, as many as the object has, that lie outside of it; their mean is a column.
+        seeds: of random rows that lie outside of the object, as many as it has with so many rings; their mean is a column.
 
     Returns:
-        A sweep of one row: columns `"object + 0 rings"`, ..., `"random"` and, where there are some, `"registers"` (rows whose
-        norm exceeds the mean by two standard deviations). `corrupted` is the run with all image rows ablated.
+        A sweep of one row: columns `"object + 0 rings"`, ..., `"random, as many as + 0"`, ... (where so many patches lie outside
+        of the object in every sample) and, where there are some, `"registers"` (rows whose norm exceeds the mean by two standard
+        deviations). `corrupted` is the run with all image rows ablated.
 
     Raises:
         InputError: for objects that no row shows, or a mean of another width.
@@ -101,9 +102,16 @@ def ablate_object(
     for ring in rings:
         rows = [patch.grown(cells, ring) for patch, cells in zip(patches, inside, strict=True)]
         groups[f"object + {ring} rings"] = [rows]
-    groups["random"] = [
-        [patch.others(cells, seed) for patch, cells in zip(patches, inside, strict=True)] for seed in seeds
-    ]
+    for ring in rings:
+        grown = [
+            torch.isin(patch.numbers, rows)
+            for patch, rows in zip(patches, groups[f"object + {ring} rings"][0], strict=True)
+        ]
+        pairs = list(zip(patches, inside, grown, strict=True))
+        if all(int((~cells).sum()) >= int(more.sum()) for _, cells, more in pairs):
+            groups[f"random, as many as + {ring}"] = [
+                [patch.others(cells, int(more.sum()), seed) for patch, cells, more in pairs] for seed in seeds
+            ]
     _, cache = model.run_with_cache(batch, names=at)
     registers = [patch.registers(cache[at][sample]) for sample, patch in enumerate(patches)]
     if all(map(len, registers)):
@@ -143,13 +151,11 @@ class _Patches:
             raster = torch.nn.functional.max_pool2d(raster, 2 * rings + 1, stride=1, padding=rings)
         return self.numbers[raster[0, 0, self.cells[:, 0], self.cells[:, 1]] > 0]
 
-    def others(self, inside: torch.Tensor, seed: int) -> torch.Tensor:
-        """As many random own positions of other patches."""
+    def others(self, inside: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+        """So many random own positions of patches that the object does not cover."""
         outside = self.numbers[~inside]
-        if not len(outside):
-            raise InputError("The object covers all patches, so that there are no others to compare with.")
         order = torch.randperm(len(outside), generator=torch.Generator().manual_seed(seed))
-        return outside[order[: int(inside.sum())]].sort().values
+        return outside[order[:count]].sort().values
 
     def registers(self, states: Float[torch.Tensor, "pos d_model"]) -> torch.Tensor:
         """The own positions of patches that are far longer than the others."""

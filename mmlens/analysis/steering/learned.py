@@ -11,16 +11,19 @@ as the model has *positions*, which on LLaVA-1.5 happens to be its width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
+from mmlens.analysis.steering.training import Training
 from mmlens.analysis.store.states import States
+from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Fraction, NonNegative, Positive, Seed
+from mmlens.core.identity import identity_of
+from mmlens.core.kinds import Count, Fraction, NonNegative, PathLike, Positive, Seed
 from mmlens.core.saved import Saved
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.interventions.vector_predictor import VectorPredictor
@@ -96,6 +99,7 @@ def learn_predictor(
     held_out: Fraction = 0.1,
     batch_size: Count = 64,
     seed: Seed = 0,
+    checkpoint: PathLike | None = None,
 ) -> LearnedPredictor:
     """Train a network that predicts steering vectors from states of prompts (L2S).
 
@@ -110,9 +114,10 @@ def learn_predictor(
         held_out: share of the samples that choose the epoch, at least one; 0 keeps the last epoch.
         batch_size: samples a step.
         seed: of the first weights, and of the order of samples.
+        checkpoint: file that keeps what is trained; a call that was stopped is gone on with by the same call, to the bit.
 
     Raises:
-        InputError: for fewer than four samples, or states without a vector.
+        InputError: for fewer than four samples, states without a vector, or the checkpoint of another training.
 
     Example:
         >>> import mmlens as mm
@@ -130,38 +135,36 @@ def learn_predictor(
         )
     generator = torch.Generator().manual_seed(seed)
     c, z = states.values.detach().float().cpu(), vectors.vectors
-    mean, spread = c.mean(0), c.std(0).clamp_min(1e-6 * float(c.std().clamp_min(1e-12)))
+    mean, spread = c.mean(0), _spread(c)
     size = float(z.norm(dim=1).square().mean().sqrt() / z.shape[1] ** 0.5)
-    c, z = (c - mean) / spread, z / size
     order = torch.randperm(len(c), generator=generator)
     n_held = min(max(round(held_out * len(c)), 1), len(c) // 2) if held_out else 0
-    test, train = order[:n_held], order[n_held:]
-    weights = _first_weights(c.shape[1], z[train], hidden, generator)
-    optimiser = torch.optim.Adam(weights, lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
-    best, score, kept_epoch = [w.detach().clone() for w in weights], float("inf"), epochs
-    for epoch in range(epochs):
-        with torch.enable_grad():
-            for rows in train[torch.randperm(len(train), generator=generator)].split(batch_size):
-                optimiser.zero_grad()
-                _loss(weights, c[rows], z[rows], absolute, cosine).backward()
-                optimiser.step()
-        schedule.step()
-        with torch.no_grad():
-            value = float(_loss(weights, c[test], z[test], absolute, cosine)) if n_held else -float(epoch)
-        if value < score:
-            best, score, kept_epoch = [w.detach().clone() for w in weights], value, epoch + 1
-    w_in, bias, w_out = best
-    predictor = LearnedPredictor(
-        w_in / spread, bias - w_in @ (mean / spread), w_out * size, vectors.at, states.at,
-        {"samples": len(c), "epochs": kept_epoch, "settings": {"absolute": absolute, "cosine": cosine, "seed": seed}},
+    pairs = (c - mean) / spread, z / size
+    test, train = ((pairs[0][rows], pairs[1][rows]) for rows in (order[:n_held], order[n_held:]))
+    settings = {"absolute": absolute, "cosine": cosine, "seed": seed}
+    training = Training(_first_weights(c.shape[1], train[1], hidden, generator), generator, absolute, cosine)
+    saved = Checkpoint(
+        checkpoint,
+        "training of a predictor",
+        lambda exact: {
+            "states": identity_of((states.values, states.at)), "vectors": identity_of((vectors.vectors, vectors.at)),
+            "settings": identity_of((settings, hidden, epochs, learning_rate, n_held, batch_size)),
+        },
     )  # fmt: skip
-    rows = test if n_held else train
+    training.run(train, test if n_held else None, epochs, learning_rate, batch_size, saved)
+    w_in, bias, w_out = training.best
+    about = {"samples": len(c), "epochs": training.best_epoch, "settings": settings}
+    w_in, bias = w_in / spread, bias - w_in @ (mean / spread)
+    predictor = LearnedPredictor(w_in, bias, w_out * size, vectors.at, states.at, about)
+    rows = order[:n_held] if n_held else order
     cosines = torch.cosine_similarity(predictor.predict(states.values[rows]), vectors.vectors[rows], dim=1)
-    return LearnedPredictor(
-        predictor.w_in, predictor.bias, predictor.w_out, predictor.at, predictor.read_at,
-        {**predictor.provenance, "cosine": float(cosines.mean())},
-    )  # fmt: skip
+    return replace(predictor, provenance={**about, "cosine": float(cosines.mean())})
+
+
+def _spread(states: torch.Tensor) -> torch.Tensor:
+    """The standard deviation of each entry; of entries that hardly vary that of all, so that no later state is huge in them."""
+    spread, overall = states.std(0), states.std().clamp_min(1e-12)
+    return torch.where(spread < 1e-3 * overall, overall, spread)
 
 
 def _first_weights(d_state: int, vectors: torch.Tensor, hidden: int, generator: torch.Generator) -> list[torch.Tensor]:
@@ -172,12 +175,3 @@ def _first_weights(d_state: int, vectors: torch.Tensor, hidden: int, generator: 
     k = min(hidden, len(directions))
     w_out[:, :k] = (directions[:k] * (singular[:k, None] / len(vectors) ** 0.5)).T
     return [w.requires_grad_() for w in (w_in, torch.zeros(hidden), w_out)]
-
-
-def _loss(
-    weights: list[torch.Tensor], c: torch.Tensor, z: torch.Tensor, absolute: float, cosine: float
-) -> torch.Tensor:
-    w_in, bias, w_out = weights
-    error = (predicted := torch.tanh(c @ w_in.T + bias) @ w_out.T) - z
-    similarity = torch.cosine_similarity(predicted, z, dim=1).mean()
-    return error.square().mean() + absolute * error.abs().mean() - cosine * similarity

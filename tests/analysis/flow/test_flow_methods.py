@@ -1,5 +1,7 @@
 """Back-patching, routes and ablated objects on planted models, where what they find is known, and on their twins."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,11 +42,29 @@ def test_an_answer_that_comes_too_late_is_given_back(twin: bool) -> None:
     assert effect[2, 0] > 5
     assert effect[2, 1].abs() < 0.5  # the head in layer 1 has read before
     assert text.effect.mean(-1)[1, 0] < 0.5 * effect[1, 0]
-    best = mm.patching.split_best(sweep)
+    best = mm.patching.split_best(sweep, control=text)
     assert best.group == "to layer 0"
     assert best.effect.low > 5
+    assert best.control is not None
+    assert best.beyond is not None
+    assert best.beyond.mean == pytest.approx(best.effect.mean - best.control.mean)
+    assert best.beyond.low > 2.5
+    with pytest.raises(InputError, match="make both by the same call"):
+        mm.patching.split_best(sweep, control=replace(text, points=text.points[::-1]))
     with pytest.raises(InputError, match="leaves no earlier layer"):
         mm.patching.back_patch(model, batch, metric=metric, window=3)
+
+
+def test_a_pair_of_layers_that_is_best_by_chance_is_not_reported_as_good() -> None:
+    """Noise in 6 x 6 cells: the best cell of all samples looks good on these, and is nothing on the others."""
+    values = torch.randn(6, 6, 40, generator=torch.Generator().manual_seed(3))
+    names = [f"blocks.{n}.hook_resid_post" for n in range(6)]
+    sweep = mm.patching.PatchSweep(
+        values, names, names, torch.zeros(40), torch.zeros(40), "back-patch", "m", boxes=(None,) * 6
+    )
+    found = [mm.patching.split_best(sweep, seed=seed) for seed in range(40)]
+    assert sum(best.chosen_on for best in found) / 40 > 0.3
+    assert abs(sum(best.effect.mean for best in found) / 40) < 0.15
 
 
 def test_back_patching_by_hand(subject: Subject) -> None:
@@ -90,12 +110,13 @@ def test_an_ablated_object_takes_the_answer_along(twin: bool) -> None:
         rings=(0, 1),
     )  # fmt: skip
     effect = dict(zip(sweep.groups, sweep.effect[0].mean(-1).tolist(), strict=True))
-    assert list(effect)[:3] == ["object + 0 rings", "object + 1 rings", "random"]
+    assert list(effect)[:3] == ["object + 0 rings", "object + 1 rings", "random, as many as + 0"]
+    assert "random, as many as + 1" not in effect  # one ring more is the whole picture
     if twin:
         assert abs(effect["object + 0 rings"]) < 1
     else:
         assert effect["object + 0 rings"] < -5
-        assert abs(effect["random"]) < 1
+        assert abs(effect["random, as many as + 0"]) < 1
     with pytest.raises(InputError, match="names nothing in samples"):
         mm.patching.ablate_object(
             model, batch, objects=mm.positions.image - mm.positions.image,

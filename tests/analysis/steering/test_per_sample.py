@@ -170,6 +170,81 @@ def test_a_predictor_learns_a_planted_map_and_no_shuffled_one() -> None:
     assert wrong.provenance["cosine"] < 0.3
 
 
+def test_a_training_that_was_killed_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states, table = planted()
+    options: dict[str, Any] = {"hidden": 16, "epochs": 6, "seed": 3, "batch_size": 50}
+    whole = mm.steering.learn_predictor(states, table, **options)
+    monkeypatch.setattr("mmlens.core.checkpoint._SECONDS", -1.0)
+    steps: list[int] = []
+    plain = torch.optim.Adam.step
+
+    def killed(self: Any, *args: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 50:  # in the fourth epoch of fifteen steps each
+            raise KeyboardInterrupt
+        return plain(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mm.steering.learn_predictor(states, table, **options, checkpoint=tmp_path / "l2s")
+    steps.clear()
+    steps += [1] * 60
+    again = mm.steering.learn_predictor(states, table, **options, checkpoint=tmp_path / "l2s")
+    assert len(steps) - 60 < 6 * 15  # the first epochs were there
+    for name in ("w_in", "bias", "w_out"):
+        assert torch.equal(getattr(again, name), getattr(whole, name))
+    assert again.provenance == whole.provenance
+    done = len(steps)
+    mm.steering.learn_predictor(states, table, **options, checkpoint=tmp_path / "l2s")
+    assert len(steps) == done
+    with pytest.raises(InputError, match="another training of a predictor: it differs in settings"):
+        mm.steering.learn_predictor(states, table, **{**options, "hidden": 17}, checkpoint=tmp_path / "l2s")
+    turned = mm.steering.SteeringTable(-table.vectors, AT)
+    with pytest.raises(InputError, match="it differs in vectors"):
+        mm.steering.learn_predictor(states, turned, **options, checkpoint=tmp_path / "l2s")
+
+
+def test_an_entry_that_hardly_varied_in_training_does_not_drown_the_others() -> None:
+    states, table = planted()
+    values = torch.cat([states.values, torch.full((len(states), 1), 0.3)], 1)
+    predictor = mm.steering.learn_predictor(mm.store.States(values, states.at), table, hidden=16, epochs=5)
+    moved = values.clone()
+    moved[:, -1] += 0.01
+    before, after = predictor.predict(values), predictor.predict(moved)
+    assert (after - before).norm() < 0.05 * before.norm()
+
+
+def test_the_context_is_the_prompts_last_token_and_no_answer_leaks_into_it(subject: Subject) -> None:
+    """Whatever answer is known or forced: of the training states, and of what acts in a run."""
+    model, point = subject.model, "blocks.1.hook_resid_post"
+    asked = [mm.Sample((picture(0),), SHORT, answer=answer) for answer in ("yes", "no")]
+    states = mm.collect(model, asked[:1], at=point, positions="last", dtype="float32", progress=False).at(point)
+    other = mm.collect(model, asked[1:], at=point, positions="last", dtype="float32", progress=False).at(point)
+    batch = model.prepare([SHORT], images=[[picture(0)]])
+    _, cache = model.run_with_cache(batch, names=point)
+    for found in (states, other):
+        torch.testing.assert_close(found.values[0], cache[point][0, -1], atol=1e-5, rtol=1e-5)
+    width = model.cfg.d_model
+    seen: list[torch.Tensor] = []
+
+    class Listening(mm.steering.LearnedPredictor):
+        def predict(self, states: torch.Tensor) -> torch.Tensor:
+            seen.append(states.clone())
+            return super().predict(states)
+
+    drawn = [torch.randn(size, generator=torch.Generator().manual_seed(1)) for size in ((4, width), (4,), (width, 4))]
+    for read_at in (point, "blocks.2.hook_resid_post"):
+        seen.clear()
+        with model.intervene(mm.Steer(Listening(*drawn, "blocks.1.hook_resid_post", read_at), 0.0)):
+            model.generate(batch, max_new_tokens=3, eos_token_id=None)
+            forced = model.extend(batch, torch.tensor([[12, 13]]), as_new=True)
+            model(forced)
+        _, cache = model.run_with_cache(batch, names=read_at)
+        assert len(seen) == 2
+        for state in seen:
+            torch.testing.assert_close(state[0], cache[read_at][0, -1], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("read_at", ["blocks.0.hook_resid_post", AT, "blocks.2.hook_resid_post"])
 def test_a_predictor_acts_as_the_vectors_that_it_predicts(subject: Subject, read_at: str, tmp_path: Path) -> None:
     """Read in the same pass, or in one before it where the state lies behind what is steered; written tokens keep the vector."""
