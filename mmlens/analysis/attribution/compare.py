@@ -1,7 +1,7 @@
 """How well an approximate sweep agrees with the exact one."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scipy.stats import pearsonr, spearmanr
@@ -152,27 +152,9 @@ def compare_attribution(
     Raises:
         InputError: as for `mm.patch`.
     """
-    estimate = attribute(
-        model,
-        clean,
-        corrupted,
-        metric=metric,
-        at=at,
-        units=units,
-        positions=positions,
-        direction=direction,
-        method=method,
-        progress=progress,
-    )
-    exact = patch(
-        model,
-        clean,
-        corrupted,
-        metric=metric,
-        at=at,
-        units=units,
-        positions=positions,
-        direction=direction,
-        progress=progress,
-    )
+    shared: dict[str, Any] = {
+        "metric": metric, "at": at, "units": units, "positions": positions, "direction": direction, "progress": progress,
+    }  # fmt: skip
+    estimate = attribute(model, clean, corrupted, method=method, **shared)
+    exact = patch(model, clean, corrupted, **shared)
     return agreement(estimate, exact, k=k)

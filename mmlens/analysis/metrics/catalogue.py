@@ -1,5 +1,7 @@
 """The metrics there are. A word of several tokens counts as a whole, each token behind those before it (teacher forced)."""
 
+from collections.abc import Callable
+
 import torch
 
 from mmlens.analysis.metrics.forced import ForcedLogits
@@ -23,7 +25,7 @@ def log_probability(token: Tokens) -> Metric:
         >>> bool((measure(model(batch)[:, -1]) < 0).all())
         True
     """
-    return Metric(f"log p({_named(token)})", "nats", (_fixed(token),), _log_probability_of, of_words=_total_of)
+    return _of_word("log p({})", "nats", token, _log_probability_of, _total_of)
 
 
 @checked
@@ -33,13 +35,7 @@ def probability(token: Tokens) -> Metric:
     Args:
         token: as for `log_probability`.
     """
-    return Metric(
-        f"p({_named(token)})",
-        "probability",
-        (_fixed(token),),
-        _probability_of,
-        of_words=_probability_of_word,
-    )
+    return _of_word("p({})", "probability", token, _probability_of, _probability_of_word)
 
 
 @checked
@@ -49,7 +45,7 @@ def log_odds(token: Tokens) -> Metric:
     Args:
         token: as for `log_probability`.
     """
-    return Metric(f"log odds({_named(token)})", "nats", (_fixed(token),), _log_odds_of, of_words=_log_odds_of_word)
+    return _of_word("log odds({})", "nats", token, _log_odds_of, _log_odds_of_word)
 
 
 @checked
@@ -109,7 +105,7 @@ def rank(token: Tokens) -> Metric:
     Args:
         token: as for `log_probability`.
     """
-    return Metric(f"rank({_named(token)})", "tokens", (_fixed(token),), _rank_of, of_words=_worst_rank_of)
+    return _of_word("rank({})", "tokens", token, _rank_of, _worst_rank_of)
 
 
 @checked
@@ -119,19 +115,24 @@ def accuracy(answer: Tokens) -> Metric:
     Args:
         answer: as for `log_probability`.
     """
-    return Metric(
-        f"answer is {_named(answer)}",
-        "share",
-        (_fixed(answer),),
-        _is_greedy,
-        of_words=_is_greedy_word,
-    )
+    return _of_word("answer is {}", "share", answer, _is_greedy, _is_greedy_word)
 
 
 @checked
 def kl_divergence() -> Metric:
     """How far the answer is from the clean run's: `KL(clean || run) = sum_v p(v) (log p(v) - log q(v))`, in nats."""
     return Metric("KL(clean || run)", "nats", (), _kl_divergence_of, against_clean=True)
+
+
+def _of_word(
+    name: str,
+    unit: str,
+    token: Tokens,
+    of: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor],
+    of_words: Callable[[ForcedLogits], torch.Tensor],
+) -> Metric:
+    """A metric of one word: of one token at the predicting position, and of several."""
+    return Metric(name.format(_named(token)), unit, (_fixed(token),), of, of_words=of_words)
 
 
 def _fixed(tokens: Tokens) -> Tokens:

@@ -12,7 +12,7 @@ from mmlens.analysis.readers.json_records import field, json_records
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder, few
 from mmlens.analysis.readers.questions import PLAIN, Template, require_once, worded
 from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
-from mmlens.analysis.readers.visual_genome import box_of
+from mmlens.analysis.readers.visual_genome import box_of, by_noun
 from mmlens.analysis.samples.sample import Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -80,16 +80,14 @@ def _graphs(path: Path, progress: bool) -> dict[str, _Graph]:
     graphs: dict[str, _Graph] = {}
     for picture, graph in json_records(path, "GQA scene graphs", progress=progress):
         where = f"picture {picture!r} of {path.name}"
-        boxes: dict[str, tuple[Box, ...]] = {}
-        attributes: dict[str, tuple[str, ...]] = {}
-        for number, thing in field(graph, "objects", dict, where).items():
-            name = f"object {number!r} of {where}"
-            noun = field(thing, "name", str, name)
-            boxes[noun] = (*boxes.get(noun, ()), box_of(thing, name))
-            if words := tuple(map(str, thing.get("attributes") or ())):
-                attributes[noun] = tuple(dict.fromkeys((*attributes.get(noun, ()), *words)))
-        graphs[picture] = (boxes, attributes)
+        things = field(graph, "objects", dict, where).items()
+        graphs[picture] = by_noun(_thing(thing, f"object {number!r} of {where}") for number, thing in things)
     return graphs
+
+
+def _thing(thing: Any, where: str) -> tuple[str, Box, tuple[str, ...]]:
+    noun = field(thing, "name", str, where)
+    return noun, box_of(thing, where), tuple(map(str, thing.get("attributes") or ()))
 
 
 def _names(record: _Record) -> tuple[str, ...]:

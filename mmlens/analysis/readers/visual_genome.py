@@ -4,7 +4,7 @@ Source: Krishna et al., "Visual Genome", IJCV 2017 (https://arxiv.org/abs/1602.0
 `region_descriptions.json` of https://homes.cs.washington.edu/~ranjay/visualgenome/; pictures in `VG_100K` and `VG_100K_2`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -60,14 +60,8 @@ def visual_genome(
         # the first versions, and the regions of all, call it "id"
         identifier = field(picture, "image_id" if "image_id" in picture else "id", int, where)
         require_once(records, identifier, where, path)
-        boxes: dict[str, tuple[Box, ...]] = {}
-        attributes: dict[str, tuple[str, ...]] = {}
-        for n, part in enumerate(parts, 1):
-            noun, box, words = _READERS[key](part, f"{key} {n} of {where}")
-            boxes[noun] = (*boxes.get(noun, ()), box)
-            if words:
-                attributes[noun] = tuple(dict.fromkeys((*attributes.get(noun, ()), *words)))
-        records[identifier] = (identifier, boxes, attributes)
+        things = (_READERS[key](part, f"{key} {n} of {where}") for n, part in enumerate(parts, 1))
+        records[identifier] = (identifier, *by_noun(things))
     title = f"Visual Genome {key}, {path.name}"
     several = list(records.values())
     return with_pictures(title, several, _names, partial(_sample, prompt), PictureFolder(images), missing)
@@ -90,6 +84,19 @@ _READERS: dict[str, Callable[[Any, str], tuple[str, Box, tuple[str, ...]]]] = {
     "attributes": _object,
     "regions": _region,
 }
+
+
+def by_noun(
+    things: Iterable[tuple[str, Box, tuple[str, ...]]],
+) -> tuple[dict[str, tuple[Box, ...]], dict[str, tuple[str, ...]]]:
+    """Boxes and attributes of several things by noun, attributes once each."""
+    boxes: dict[str, tuple[Box, ...]] = {}
+    attributes: dict[str, tuple[str, ...]] = {}
+    for noun, box, words in things:
+        boxes[noun] = (*boxes.get(noun, ()), box)
+        if words:
+            attributes[noun] = tuple(dict.fromkeys((*attributes.get(noun, ()), *words)))
+    return boxes, attributes
 
 
 def box_of(part: Mapping[str, Any], where: str, keys: tuple[str, ...] = ("x", "y", "w", "h")) -> Box:

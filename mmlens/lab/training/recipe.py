@@ -6,7 +6,7 @@ pictures and from written scenes together; at the end all of it learns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Literal
 
@@ -61,34 +61,14 @@ class Stage:
         return self.written_every > 0 and step % self.written_every == self.written_every - 1
 
 
+_WORDS = Stage(
+    "words, tower held", (PROJECTOR, LANGUAGE), 2500, 1e-3, batch=24, last=0.7, written_every=4, questions=6,
+    answer_weight=5.0, plain=0.5, lookups=2.5,
+)  # fmt: skip
 STAGES = (
     Stage("tower", (TOWER,), 4000, 2e-3, batch=64, objective="patches"),
-    Stage(
-        "words, tower held",
-        (PROJECTOR, LANGUAGE),
-        2500,
-        1e-3,
-        batch=24,
-        last=0.7,
-        written_every=4,
-        questions=6,
-        answer_weight=5.0,
-        plain=0.5,
-        lookups=2.5,
-    ),
-    Stage(
-        "words, all learning",
-        (TOWER, PROJECTOR, LANGUAGE),
-        4000,
-        1e-3,
-        batch=24,
-        last=0.02,
-        written_every=4,
-        questions=6,
-        answer_weight=5.0,
-        plain=0.25,
-        lookups=2.5,
-    ),
+    _WORDS,
+    replace(_WORDS, name="words, all learning", learns=(TOWER, PROJECTOR, LANGUAGE), steps=4000, last=0.02, plain=0.25),
 )
 """The default training. How the weights in the package were made, their model card says."""
 
