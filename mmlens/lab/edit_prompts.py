@@ -116,12 +116,12 @@ class _Asker:
                 if (changed := (self.target, thing.shape) if self.kind == "color" else (thing.color, self.target))
                 not in there
             ]
-            known = {question.text for question in scene.questions}
+            texts = {question.text for question in scene.questions}
             reverse = "shape" if self.kind == "color" else "color"
             asked = [question for question in twin.questions if self.target in question.text.split()]
             sets["presence of the old"].append((scene, old))
             sets["presence of the new"].append((scene, new))
-            look_ups = [q for q in asked if q.kind == reverse and q.text not in known]
+            look_ups = [q for q in asked if q.kind == reverse and q.text not in texts]
             sets["reverse look-up"].append((scene, look_ups))
             sets["entailments"].append((scene, self._entailments(scene, twin)))
         return {name: self._sample(pairs) for name, pairs in sets.items()}

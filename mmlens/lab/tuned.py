@@ -28,10 +28,10 @@ def styled_samples(scenes: Sequence[Scene], style: Style) -> list[Sample]:
     """
     return [
         Sample(
-            (shown.image,),
+            (scene.image,),
             CAPTION_PROMPT,
-            styled_caption(shown.placed, shown.place, shown.mood, style),
-            name=str(shown.seed),
+            styled_caption(scene.placed, scene.place, scene.mood, style),
+            name=str(scene.seed),
         )
-        for shown in scenes
+        for scene in scenes
     ]

@@ -38,8 +38,8 @@ def attribution_svg(graph: "AttributionGraph", *, n: int = 150, image: int = 0) 
         n: how many edges, at most.
         image: which picture stands below.
     """
-    drawn = layout_of(graph, n, image)
-    sheet = _Sheet(drawn)
+    layout = layout_of(graph, n, image)
+    sheet = _Sheet(layout)
     body = [*_ground(sheet), '<g class="edges">', *_edges(graph, sheet), "</g>", *_nodes(graph, sheet, image)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{sheet.width:.0f}" height="{sheet.height:.0f}" viewBox="0 0 '
@@ -50,23 +50,23 @@ def attribution_svg(graph: "AttributionGraph", *, n: int = 150, image: int = 0) 
 
 def _ground(sheet: _Sheet) -> list[str]:
     """Bands of blocks with their names, the picture, and the words beside it."""
-    drawn, body = sheet.drawn, []
-    for name, height in drawn.levels.items():
+    layout, body = sheet.drawn, []
+    for name, height in layout.levels.items():
         y = sheet.at(0, height + ROW / 2)[1]
         body.append(
             f'<rect class="paper" x="{_NAMES}" y="{y:.1f}" width="{sheet.width - _NAMES:.1f}" height="{ROW * _INCH - 3:.1f}" '
             f'fill="#f6f6f9"/><text class="soft" x="{_NAMES - 6}" y="{y + ROW * _INCH / 2 + 3:.1f}" text-anchor="end" '
             f'fill="#555">{escape(name)}</text>'
         )
-    if drawn.picture is not None:
-        x, y = sheet.at(0, drawn.size[1])
-        data = base64.b64encode(encoded(drawn.picture.convert("RGB"), "WEBP")).decode()
+    if layout.picture is not None:
+        x, y = sheet.at(0, layout.size[1])
+        data = base64.b64encode(encoded(layout.picture.convert("RGB"), "WEBP")).decode()
         body.append(
-            f'<image x="{x:.1f}" y="{y:.1f}" width="{drawn.size[0] * _INCH:.1f}" height="{drawn.size[1] * _INCH:.1f}" '
+            f'<image x="{x:.1f}" y="{y:.1f}" width="{layout.size[0] * _INCH:.1f}" height="{layout.size[1] * _INCH:.1f}" '
             f'href="data:image/webp;base64,{data}"/>'
         )
-    for left, word in drawn.columns.items():
-        x, y = sheet.at(left, drawn.size[1])
+    for left, word in layout.columns.items():
+        x, y = sheet.at(left, layout.size[1])
         body.append(
             f'<text class="ink" transform="translate({x + 4:.1f},{y + 10:.1f}) rotate(-90)" text-anchor="end" '
             f'fill="#222">{escape(word)}</text>'
@@ -75,12 +75,12 @@ def _ground(sheet: _Sheet) -> list[str]:
 
 
 def _edges(graph: "AttributionGraph", sheet: _Sheet) -> list[str]:
-    most = max((flow for *_, flow in sheet.drawn.edges), default=1.0) or 1.0
+    largest_flow = max((flow for *_, flow in sheet.drawn.edges), default=1.0) or 1.0
     body = []
     for rank, (source, target, weight, flow) in reversed(list(enumerate(sheet.drawn.edges))):
         (x1, y1), (x2, y2) = (sheet.at(*sheet.drawn.places[end]) for end in (source, target))
         names = [escape(graph.members[end].name, quote=True) for end in (source, target)]
-        middle, share, color = (y1 + y2) / 2, flow / most, f"rgb{RISE if weight > 0 else FALL}"
+        middle, share, color = (y1 + y2) / 2, flow / largest_flow, f"rgb{RISE if weight > 0 else FALL}"
         body.append(
             f'<path data-rank="{rank}" data-size="{flow:.6g}" data-from="{names[0]}" data-to="{names[1]}" d="M{x1:.1f},{y1:.1f} '
             f'C{x1:.1f},{middle:.1f} {x2:.1f},{middle:.1f} {x2:.1f},{y2:.1f}" fill="none" stroke="{color}" '
@@ -91,14 +91,14 @@ def _edges(graph: "AttributionGraph", sheet: _Sheet) -> list[str]:
 
 
 def _nodes(graph: "AttributionGraph", sheet: _Sheet, image: int) -> list[str]:
-    drawn = sheet.drawn
+    layout = sheet.drawn
     ranks: dict[int, int] = {}
-    for rank, (source, target, *_) in enumerate(drawn.edges):
+    for rank, (source, target, *_) in enumerate(layout.edges):
         for end in (source, target):
             ranks.setdefault(end, rank)
     body = []
-    for number in drawn.numbers:
-        node, (x, y) = graph.members[number], sheet.at(*drawn.places[number])
+    for number in layout.numbers:
+        node, (x, y) = graph.members[number], sheet.at(*layout.places[number])
         name = escape(node.name, quote=True)
         ranked = "" if node.kind == "logit" else f' data-rank="{ranks.get(number, 0)}"'
         size = 3 + 9 * float(graph.influence[number]) ** 0.5
@@ -109,9 +109,9 @@ def _nodes(graph: "AttributionGraph", sheet: _Sheet, image: int) -> list[str]:
                 f'<text class="ink" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle" fill="#222">'
                 f"{escape(shown(node.text, 8))} {chance:.2f}</text>"
             )
-        elif node.kind == "source" and node.box is not None and drawn.scale and node.image == image:
-            left, upper, right, lower = (side * drawn.scale for side in node.box)
-            corner = sheet.at(left, drawn.size[1] - upper)
+        elif node.kind == "source" and node.box is not None and layout.scale and node.image == image:
+            left, upper, right, lower = (side * layout.scale for side in node.box)
+            corner = sheet.at(left, layout.size[1] - upper)
             shape = (
                 f'<rect x="{corner[0]:.1f}" y="{corner[1]:.1f}" width="{(right - left) * _INCH:.1f}" height="'
                 f'{(lower - upper) * _INCH:.1f}" fill="#fff" fill-opacity=".05" stroke="#fff" stroke-width="1.6"/>'
@@ -126,8 +126,8 @@ def _nodes(graph: "AttributionGraph", sheet: _Sheet, image: int) -> list[str]:
                 f'<rect x="{x - size * 0.8:.1f}" y="{y - size * 0.8:.1f}" width="{size * 1.6:.1f}" height="{size * 1.6:.1f}" '
                 f'fill="{color}" stroke="#555" stroke-width=".8"{turn}/>'
             )
-        said = f"{name}: {float(graph.influence[number]):.1%} of the influence" + (
+        title = f"{name}: {float(graph.influence[number]):.1%} of the influence" + (
             f", {escape(shown(node.text, 20))}" if node.text else ""
         )
-        body.append(f'<g data-name="{name}"{ranked}><title>{said}</title>{shape}</g>')
+        body.append(f'<g data-name="{name}"{ranked}><title>{title}</title>{shape}</g>')
     return body

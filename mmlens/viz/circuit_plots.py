@@ -54,10 +54,10 @@ def plot_edges(circuit: Circuit, *, n: int = 20, figure: Figure | SubFigure | No
     mean = circuit.scores.mean(-1)
     places = circuit.kept.nonzero()
     order = mean[circuit.kept].abs().argsort(descending=True, stable=True)[:n]
-    chosen = places[order].tolist()
-    names = [f"{circuit.graph.writers[w].name} → {circuit.graph.readers[r].name}" for r, w in chosen]
-    intervals = [mean_interval(circuit.scores[r, w].numpy()) for r, w in chosen]
-    words = f"{len(chosen)} of {int(circuit.kept.sum())}, by {circuit.method}\n{circuit.metric}"
+    edges = places[order].tolist()
+    names = [f"{circuit.graph.writers[w].name} → {circuit.graph.readers[r].name}" for r, w in edges]
+    intervals = [mean_interval(circuit.scores[r, w].numpy()) for r, w in edges]
+    words = f"{len(edges)} of {int(circuit.kept.sum())}, by {circuit.method}\n{circuit.metric}"
     return _bars(names, intervals, [], "score", circuit.unit, words, figure)
 
 

@@ -40,9 +40,9 @@ def draw_circuit(circuit: "Circuit", *, n: int = 60) -> Drawing:
         n: at most so many edges, the strongest.
     """
     approximate = "" if circuit.method == "exact" else " (approximate)"
-    counted = "nodes" if circuit.graph.by_node else "edges"
-    shown, n_edges = min(n, int(circuit.kept.sum())), int(circuit.kept.sum())
-    title = (f"{shown} of {n_edges} {counted}, by {circuit.method}{approximate}", f"metric: {circuit.metric}")
+    noun = "nodes" if circuit.graph.by_node else "edges"
+    n_shown, n_edges = min(n, int(circuit.kept.sum())), int(circuit.kept.sum())
+    title = (f"{n_shown} of {n_edges} {noun}, by {circuit.method}{approximate}", f"metric: {circuit.metric}")
     return Drawing(circuit_svg(circuit, n=n, title=title))
 
 

@@ -42,8 +42,8 @@ def curve_svg(steps: Sequence[str], lines: Sequence[Line], *, x: str, unit: str,
         width: in pixels; the height follows.
     """
     height = round(_HEIGHT * (1 + (width / WIDTH - 1) * 0.6))
-    known = [v for line in lines for v in (*line.values, *line.lows, *line.highs) if v == v]
-    least, most = min(known, default=0.0), max(known, default=1.0)
+    numbers = [v for line in lines for v in (*line.values, *line.lows, *line.highs) if v == v]
+    least, most = min(numbers, default=0.0), max(numbers, default=1.0)
     margin = 0.06 * ((most - least) or abs(most) or 1)
     least, most = least - margin, most + margin
     room = (width - _LEFT - _RIGHT) / max(len(steps) - 1, 1)
@@ -71,8 +71,8 @@ def curve_svg(steps: Sequence[str], lines: Sequence[Line], *, x: str, unit: str,
         body.append(
             f'<polyline {kind}points="{" ".join(places(line.values))}" fill="none" stroke="{color}" stroke-width="2"/>'
         )
-        few = len(steps) <= 3 * _TICKS
-        body += [_dot(line, n, _LEFT + n * room, up, steps, x, unit, color, few) for n in range(len(steps))]
+        is_short = len(steps) <= 3 * _TICKS
+        body += [_dot(line, n, _LEFT + n * room, up, steps, x, unit, color, is_short) for n in range(len(steps))]
     every = -(-len(steps) // _TICKS)
     body += [
         f'<text class="soft" x="{_LEFT + n * room:.1f}" y="{height - _BOTTOM + 15}" text-anchor="middle">{escape(name)}</text>'

@@ -54,10 +54,10 @@ def paragraph(text: str, *, kind: str = "") -> str:
 
 def quote(text: str, marked: Sequence[str] = ()) -> str:
     """Something that the model said, with some of its words marked, each where it is first said."""
-    said = escape(text)
+    content = escape(text)
     for word in sorted(set(map(escape, marked)), key=len, reverse=True):
-        said = said.replace(word, f"<b>{word}</b>", 1)
-    return f"<blockquote>{said}</blockquote>"
+        content = content.replace(word, f"<b>{word}</b>", 1)
+    return f"<blockquote>{content}</blockquote>"
 
 
 def badge(text: str, verdict: str) -> str:

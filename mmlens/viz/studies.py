@@ -17,12 +17,12 @@ def plot_study(table: StudyTable, *, figure: Figure | SubFigure | None = None) -
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
     quantities = list(dict.fromkeys(row.quantity for row in table.rows if row.value is not None))
-    shown = quantities[:_PANELS]
-    deepest = max((sum(row.quantity == name for row in table.rows) for name in shown), default=1)
-    rows, columns = -(-max(len(shown), 1) // 3), min(max(len(shown), 1), 3)
+    panels = quantities[:_PANELS]
+    deepest = max((sum(row.quantity == name for row in table.rows) for name in panels), default=1)
+    rows, columns = -(-max(len(panels), 1) // 3), min(max(len(panels), 1), 3)
     figure = canvas(4.4 * columns, rows * (0.9 + 0.22 * min(deepest, 24)), figure)
     for axes, name in zip(
-        figure.subplots(rows, columns, squeeze=False).flat, [*shown, *[""] * (rows * columns - len(shown))]
+        figure.subplots(rows, columns, squeeze=False).flat, [*panels, *[""] * (rows * columns - len(panels))]
     ):
         numbers = [row for row in table.rows if row.quantity == name and row.value is not None]
         if not numbers:
@@ -39,6 +39,6 @@ def plot_study(table: StudyTable, *, figure: Figure | SubFigure | None = None) -
         axes.set_ylim(-0.6, len(numbers) - 0.4)
         name_rows(axes, [row.case for row in reversed(numbers)], rows and 0.22 * min(deepest, 24))
         dress(axes, x=numbers[0].unit, title=name)
-    rest = f"; {len(quantities) - len(shown)} more in the table" if len(quantities) > len(shown) else ""
+    rest = f"; {len(quantities) - len(panels)} more in the table" if len(quantities) > len(panels) else ""
     headline(figure, f"{table.paper}, {table.stage}: {table.title}{rest}{f': {table.reason}' if table.reason else ''}")
     return figure.figure

@@ -92,11 +92,11 @@ class AttentionLooks(Viewable):
             )
         if head is not None and head >= self.values.shape[1]:
             raise InputError(f"head={head} must lie in 0..{self.values.shape[1] - 1}.")
-        chosen = self.values[:, :, query]
-        chosen = chosen if layer is None else chosen[self.layers.index(layer)][None]
-        chosen = chosen if head is None else chosen[:, head][:, None]
+        look = self.values[:, :, query]
+        look = look if layer is None else look[self.layers.index(layer)][None]
+        look = look if head is None else look[:, head][:, None]
         rows = torch.zeros(self.layout.is_token.shape[1])
-        rows[self.layout.grid(sample=self.sample, image=self.image).rows] = chosen.mean((0, 1))
+        rows[self.layout.grid(sample=self.sample, image=self.image).rows] = look.mean((0, 1))
         where = f"layer {layer}" if layer is not None else f"layers {self.layers[0]} to {self.layers[-1]}"
         title = f"attention of {self.queries[query]!r}, {where}" + ("" if head is None else f", head {head}")
         return map_of_rows(self.layout, rows, sample=self.sample, image=self.image, title=title)
@@ -182,8 +182,8 @@ def attention_looks(
         node = model.graph[hook.name]
         rows = reader.flat(node, pattern)  # [row head key]
         counts = [len(pairs) for pairs in reader.resolved[node.name].rows]
-        own = rows[sum(counts[:sample]) : sum(counts[: sample + 1])]
-        patterns.append(own[..., grid.rows.to(pattern.device)].float().cpu().transpose(0, 1))
+        sample_rows = rows[sum(counts[:sample]) : sum(counts[: sample + 1])]
+        patterns.append(sample_rows[..., grid.rows.to(pattern.device)].float().cpu().transpose(0, 1))
 
     model.run_with_hooks(batch, fwd_hooks=[([node.name for node in nodes], keep)])
     numbers = reader.resolved[nodes[0].name].numbers[sample].tolist()

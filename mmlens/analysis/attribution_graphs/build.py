@@ -134,12 +134,12 @@ def _influential(
     Influence is that along the edges that are known, and is worked out anew as more of them are.
     """
     count = len(edges.code)
-    chosen: list[torch.Tensor] = []
+    numbers_by_turn: list[torch.Tensor] = []
     rows = [logits.new_zeros(0, logits.shape[1])]
     biases = [logits.new_zeros(0)]
     with ProgressBar(total=min(most, count), desc="attribution_graph, features", disable=not progress) as bar:
-        while (size := sum(map(len, chosen))) < min(most, count):
-            known = torch.cat([*chosen, torch.zeros(0, dtype=torch.long)]).long()
+        while (size := sum(map(len, numbers_by_turn))) < min(most, count):
+            known = torch.cat([*numbers_by_turn, torch.zeros(0, dtype=torch.long)]).long()
             matrix = torch.cat([*rows, logits])
             reach = _reach(shares_of(matrix), known, weights)[:count]
             reach[known] = 0
@@ -148,11 +148,11 @@ def _influential(
             if not len(new):
                 break
             for numbers, found, bias in edges.of_features(new, batch_size):
-                chosen.append(numbers)
+                numbers_by_turn.append(numbers)
                 rows.append(found)
                 biases.append(bias.to(found))
                 bar.update(len(numbers))
-    numbers = torch.cat([*chosen, torch.zeros(0, dtype=torch.long)]).long()
+    numbers = torch.cat([*numbers_by_turn, torch.zeros(0, dtype=torch.long)]).long()
     order = numbers.argsort()
     return numbers[order], torch.cat(rows)[order], torch.cat(biases)[order]
 

@@ -107,10 +107,10 @@ def _require_same(edges: Edges, features: Sequence[GraphNode]) -> list[int]:
     numbers = {(names[place], row, feature): number for number, (place, row, feature) in enumerate(places)}
     columns = [numbers.get((node.at, node.rows[0], int(node.feature or 0))) for node in features]
     for node, column in zip(features, columns, strict=True):
-        found, value = None if column is None else float(edges.code[column]), float(node.value or 0)
-        if found is None or abs(found - value) > 1e-2 * max(1.0, abs(value)):
+        code, value = None if column is None else float(edges.code[column]), float(node.value or 0)
+        if code is None or abs(code - value) > 1e-2 * max(1.0, abs(value)):
             raise InputError(
-                f"{node.name} had the code {value:.3g} when the graph was drawn, and has {found or 0:.3g} in this batch: "
+                f"{node.name} had the code {value:.3g} when the graph was drawn, and has {code or 0:.3g} in this batch: "
                 "check it with the model, batch and transcoders that it was drawn of."
             )
     return [column for column in columns if column is not None]
@@ -123,8 +123,8 @@ def _controls(edges: Edges, features: Sequence[GraphNode], order: Sequence[int],
     size = [float(node.value or 0) * float(norms[node.at][node.feature or 0]) for node in features]
     result = []
     for number in order:
-        same = [n for n, node in enumerate(features) if node.at == features[number].at and n != number]
-        others = [n for n in same if n not in order] or same or [number]
+        same_point = [n for n, node in enumerate(features) if node.at == features[number].at and n != number]
+        others = [n for n in same_point if n not in order] or same_point or [number]
         near = sorted(others, key=lambda n: abs(size[n] - size[number]))[:_NEAREST]
         result.append(int(make.choice(near)))
     return result
@@ -195,8 +195,8 @@ def _codes(
     edges: Edges, reads: dict[str, torch.Tensor], features: Sequence[GraphNode]
 ) -> Float[torch.Tensor, "feature"]:
     """What codes are made of, of features at their rows."""
-    found = {}
+    codes = {}
     for at, dictionary in edges.dictionaries.items():
         x = rows_of(reads[at], dictionary.d_in).to(dictionary.W_enc.dtype)
-        found[at] = dictionary.to(x.device).pre_codes(x)
-    return torch.stack([found[node.at][node.rows[0], node.feature or 0] for node in features]).cpu()
+        codes[at] = dictionary.to(x.device).pre_codes(x)
+    return torch.stack([codes[node.at][node.rows[0], node.feature or 0] for node in features]).cpu()

@@ -169,12 +169,12 @@ class Edges:
         """Edges of targets whose gradients by what was read are given, `[target *read]`."""
         names = [point for point in self.run.leaves if _comes_before(point, name, list(self.run.leaves))]
         leaves = [self.run.leaves[point] for point in names]
-        found: Sequence[torch.Tensor | None] = (
+        products: Sequence[torch.Tensor | None] = (
             torch.autograd.grad(target, leaves, back, retain_graph=True, allow_unused=True, is_grads_batched=True)
             if target.requires_grad
             else [None] * len(leaves)
         )
-        by_point = dict(zip(names, found, strict=True))
+        by_point = dict(zip(names, products, strict=True))
         features: list[torch.Tensor] = []
         errors: list[torch.Tensor] = []
         entering: list[torch.Tensor] = []

@@ -121,8 +121,8 @@ class AttributionGraph(Viewable, Saved):
         """How much of the model the features carry; of the whole graph, also where it is pruned."""
         sources, errors = self._of_kind("source"), self._of_kind("error")
         features = int(self._of_kind("feature").sum())
-        both = scores_of(self.weights, self.shares.to(self.weights), sources, errors)
-        return GraphScores(*both, explored=features / max(self.n_active, 1))
+        shares = scores_of(self.weights, self.shares.to(self.weights), sources, errors)
+        return GraphScores(*shares, explored=features / max(self.n_active, 1))
 
     @checked
     def prune(self, nodes: Fraction = 0.8, edges: Fraction = 0.98) -> "AttributionGraph":

@@ -86,11 +86,11 @@ def pruned(
     while True:
         target = torch.cat([node[:count], torch.ones(len(logits), dtype=torch.bool)])
         edge = edge & target[:, None] & node
-        kept = node & (~free | edge.any(0))
-        kept[:count] &= edge[:count].any(1)
-        if torch.equal(kept, node):
+        node_mask = node & (~free | edge.any(0))
+        node_mask[:count] &= edge[:count].any(1)
+        if torch.equal(node_mask, node):
             return node, edge
-        node = kept
+        node = node_mask
 
 
 def scores_of(

@@ -124,10 +124,10 @@ class Rows:
         part, places = place_part(at.sequence), self.batch.layout.places
         rows: dict[int, _Row] = {}
         is_packed = batch_axis(at.axes) is None
-        several = len({place.image for place in places}) > 1
+        has_several = len({place.image for place in places}) > 1
         for place in places if part is not None else ():
             frame = "" if not place.frames else f"frame {', '.join(map(str, place.frames))} "
-            where = f"picture {place.image} " * several + frame
+            where = f"picture {place.image} " * has_several + frame
             for view, grid in enumerate(place.views(part)) if part is not None else ():
                 tile = f"view {view} " * (len(place.views(part)) > 1) if part is not None else ""
                 for (entry, row), box, cell in zip(
@@ -176,11 +176,11 @@ def pooled(
             raise InputError(
                 f"The group {name!r} holds no source: {'; '.join(problems).rstrip('.') or 'it names no row'}."
             )
-    lost = [name for name in groups if name not in owner.values()]
-    if lost:
+    empty = [name for name in groups if name not in owner.values()]
+    if empty:
         raise InputError(
-            f"The groups {', '.join(lost)} hold no source: later groups name all their rows, and a row belongs to the last group "
-            "that names it; put the wider group first."
+            f"The groups {', '.join(empty)} hold no source: later groups name all their rows, and a row belongs to the last "
+            "group that names it; put the wider group first."
         )
     names = [owner.get((source.at, source.rows[0]), source.name) for source in nodes]
     members: dict[str, list[GraphNode]] = {}
@@ -193,6 +193,6 @@ def pooled(
 
 def _joined(name: str, nodes: Sequence[GraphNode]) -> GraphNode:
     boxes = torch.tensor([node.box for node in nodes if node.box is not None])
-    whole = (*boxes[:, :2].min(0).values.tolist(), *boxes[:, 2:].max(0).values.tolist()) if len(boxes) else None
+    outer_box = (*boxes[:, :2].min(0).values.tolist(), *boxes[:, 2:].max(0).values.tolist()) if len(boxes) else None
     rows = tuple(row for node in nodes for row in node.rows)
-    return GraphNode("source", name, nodes[0].at, rows, name, box=whole, image=nodes[0].image)
+    return GraphNode("source", name, nodes[0].at, rows, name, box=outer_box, image=nodes[0].image)

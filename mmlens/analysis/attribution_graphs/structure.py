@@ -168,10 +168,10 @@ def _gates(model: HookedMultimodal, cuts: set[str]) -> dict[str, bool]:
 def _bare_norms(model: HookedMultimodal) -> dict[str, Point]:
     """Points of the divisors of norms that the model has no point for: behind branches, between projections."""
     attachments = [point.attachment for point in model.hook_dict.values()]
-    known = {attachment.module for attachment in attachments if isinstance(attachment, NormScale)}
+    norm_modules = {attachment.module for attachment in attachments if isinstance(attachment, NormScale)}
     points: dict[str, Point] = {}
     for path, module in model.base.named_modules():
-        if module in known or not _is_row_norm(module):
+        if module in norm_modules or not _is_row_norm(module):
             continue
         eps = next((getattr(module, key) for key in ("variance_epsilon", "eps") if hasattr(module, key)), 0.0)
         scale = NormScale(
@@ -209,5 +209,5 @@ def _is_centred(module: nn.Module) -> bool:
     if gain is None:
         return isinstance(module, nn.LayerNorm)
     rows = torch.arange(len(gain), dtype=torch.float32).sin()[None].to(gain.device, gain.dtype)
-    made = module.forward(torch.cat([rows, rows + 1]))
-    return bool(torch.allclose(made[0], made[1], atol=0.05))
+    outputs = module.forward(torch.cat([rows, rows + 1]))
+    return bool(torch.allclose(outputs[0], outputs[1], atol=0.05))

@@ -37,13 +37,13 @@ class Targets:
         probabilities = run.logits.reshape(-1, run.logits.shape[-1]).float().softmax(-1).cpu()
         if self.tokens:
             pairs = list(zip(self.rows.tolist(), self.tokens, strict=True))
-            found = torch.stack([probabilities[row, token] for row, token in pairs])
-            return pairs, found, torch.full((len(pairs),), 1 / len(pairs))
+            best_values = torch.stack([probabilities[row, token] for row, token in pairs])
+            return pairs, best_values, torch.full((len(pairs),), 1 / len(pairs))
         row = int(self.rows[0])
         best = probabilities[row].topk(min(_MOST, probabilities.shape[1]))
         count = int((best.values.cumsum(0) < _ENOUGH).sum()) + 1
-        found = best.values[:count]
-        return [(row, token) for token in best.indices[:count].tolist()], found, found / found.sum()
+        best_values = best.values[:count]
+        return [(row, token) for token in best.indices[:count].tolist()], best_values, best_values / best_values.sum()
 
 
 def targets_of(

@@ -136,9 +136,9 @@ class Circuit(Viewable, Saved):
         """
         if not self.units:
             raise InputError("This circuit has no units: find it with nodes='head', or keep more edges, .strongest(n).")
-        written = (self.scores.mean(-1).abs() * self.kept).sum(0)
+        amounts = (self.scores.mean(-1).abs() * self.kept).sum(0)
         strengths: dict[Unit | None, float] = {
-            writer.unit: float(strength) for writer, strength in zip(self.graph.writers, written, strict=True)
+            writer.unit: float(strength) for writer, strength in zip(self.graph.writers, amounts, strict=True)
         }
         return Units(sorted(self.units, key=lambda unit: -strengths[unit])[:k])
 

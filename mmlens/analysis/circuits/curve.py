@@ -76,15 +76,15 @@ def curve(
     Raises:
         InputError: before any forward pass, if the circuit belongs to another model; if the runs do not differ.
     """
-    graph, chosen = circuit.graph, ABLATIONS.get(ablation)
+    graph, rule = circuit.graph, ABLATIONS.get(ablation)
     require_graph(model, pairs, graph)
     shares = sorted(sizes)
     results = Checkpoint(
         checkpoint,
         "circuit curve",
-        judged_identity(model, circuit, pairs, metric, chosen, [shares, choice, n_random, seed]),
+        judged_identity(model, circuit, pairs, metric, rule, [shares, choice, n_random, seed]),
     )
-    data = PairData.of(model, pairs, graph, metric, chosen)
+    data = PairData.of(model, pairs, graph, metric, rule)
     mean, total = circuit.scores.mean(-1), int(graph.allowed.sum())
     counts = [int(share * total + 1e-9) for share in shares]
     ranked: dict[str, list[torch.Tensor]] = {by: _ranked(graph, mean, by, counts, choice) for by in RANKINGS}
@@ -116,7 +116,7 @@ def curve(
         empty=empty,
         metric=metric_name(metric),
         method=circuit.method,
-        ablation=str(chosen),
+        ablation=str(rule),
         counted="nodes" if graph.by_node else "edges",
         identity=results.identity,
     )

@@ -118,11 +118,13 @@ def require_graph(model: WritingModel, pairs: Sequence[BatchPair], graph: EdgeGr
     here = graph_of(
         model, pairs, nodes=graph.nodes, groups=dict(graph.groups), towers=graph.towers, edges=not graph.by_node
     )
-    names, known = {writer.name for writer in here.writers}, {writer.name for writer in graph.writers}
-    same = names <= known and all(writer.group is not None for writer in graph.writers if writer.name not in names)
-    if here.readers == graph.readers and same:
+    names, graph_names = {writer.name for writer in here.writers}, {writer.name for writer in graph.writers}
+    by_groups = names <= graph_names and all(
+        writer.group is not None for writer in graph.writers if writer.name not in names
+    )
+    if here.readers == graph.readers and by_groups:
         return
-    further = [writer.name for writer in here.writers if writer.name not in known]
+    further = [writer.name for writer in here.writers if writer.name not in graph_names]
     if here.readers == graph.readers and all(REST in name for name in further):
         raise InputError(
             f"These pairs have positions that no group of the circuit names ({', '.join(further)}), and the circuit was found "

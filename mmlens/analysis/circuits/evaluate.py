@@ -156,14 +156,14 @@ def evaluate_circuit(
     Raises:
         InputError: if the circuit belongs to another model, or the runs do not differ.
     """
-    graph, chosen = circuit.graph, ABLATIONS.get(ablation)
+    graph, rule = circuit.graph, ABLATIONS.get(ablation)
     require_graph(model, pairs, graph)
     results = Checkpoint(
         checkpoint,
         "circuit evaluation",
-        judged_identity(model, circuit, pairs, metric, chosen, [n_random, n_edges, seed]),
+        judged_identity(model, circuit, pairs, metric, rule, [n_random, n_edges, seed]),
     )
-    data = PairData.of(model, pairs, graph, metric, chosen)
+    data = PairData.of(model, pairs, graph, metric, rule)
     generator = np.random.default_rng(seed)
     count = int(circuit.kept.sum())
     random_masks = [random_circuit(graph, count, generator) for _ in range(n_random)] if count else []

@@ -80,11 +80,11 @@ def find_circuit(
     graph = graph_of(model, pairs, nodes=nodes, groups=named_rules(groups), towers=towers, edges=has_edges)
     if towers == "all" and has_edges:
         _refuse_unseen_text(model, pairs)
-    chosen = ABLATIONS.get(ablation)
-    data = PairData.of(model, pairs, graph, metric, chosen, check=scoring.check)
+    rule = ABLATIONS.get(ablation)
+    data = PairData.of(model, pairs, graph, metric, rule, check=scoring.check)
     ahead = outlook(data, scoring)
     say(f"find_circuit, {scoring}: {ahead}", disable=not progress)
-    found = scoring.search(data, progress=progress)
+    scores = scoring.search(data, progress=progress)
     identity = run_identity(
         model,
         exact=False,
@@ -98,15 +98,15 @@ def find_circuit(
         ),
         metric=metric,
         method=scoring,
-        ablation=chosen,
+        ablation=rule,
     )
     return Circuit(
         graph=graph,
-        scores=found.scores,
-        kept=found.kept,
+        scores=scores.scores,
+        kept=scores.kept,
         method=str(scoring),
         metric=metric_name(metric),
-        ablation=str(chosen),
+        ablation=str(rule),
         unit=scoring.unit or unit_of(metric_name(metric)),
         clean=data.end(0),
         corrupted=data.end(1),

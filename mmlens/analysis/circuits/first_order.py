@@ -69,8 +69,8 @@ def first_order_scores(
         sources = writing.sources if step.source is None else [writing.sources[step.source]]
         if graph.by_node:
             for source, gradient in zip(sources, _node_gradients(pair, step, sources), strict=True):
-                found = node_scores(source, writing, pair.difference(source.node.name), gradient)
-                scores[0, list(source.writers)] += found.cpu() * step.weight
+                sums = node_scores(source, writing, pair.difference(source.node.name), gradient)
+                scores[0, list(source.writers)] += sums.cpu() * step.weight
             continue
         numbers_of_sources = [number for source in sources for number in source.writers]
         is_read = graph.allowed[:, numbers_of_sources].any(1)
@@ -80,8 +80,8 @@ def first_order_scores(
                 if source.stream == stream and graph.allowed[numbers][:, list(source.writers)].any():
                     along = source.along(pair.difference(source.node.name), gradients)
                     for number, rows in zip(numbers, along, strict=True):
-                        found = sums_of_samples(source.rows, writing.batch, rows)
-                        scores[number, list(source.writers)] += found.cpu() * step.weight
+                        sums = sums_of_samples(source.rows, writing.batch, rows)
+                        scores[number, list(source.writers)] += sums.cpu() * step.weight
     return scores * graph.allowed[..., None]
 
 

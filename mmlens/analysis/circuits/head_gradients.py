@@ -91,18 +91,18 @@ class HeadGradients:
 
     def of(self, heads: Sequence[int]) -> list[torch.Tensor] | None:
         """The gradient of each head, of the stream's shape; None if the heads are not made of the stream."""
-        found: dict[int, torch.Tensor] = {}
+        gradients_by_head: dict[int, torch.Tensor] = {}
         for head in dict.fromkeys((heads[0], heads[-1])):
             pulled = self._pulled(self.state, self._alone(head))
             if pulled is None:
                 return None
-            found[head] = pulled
-        short = all(_alike(self._short(head), pulled) for head, pulled in found.items())
+            gradients_by_head[head] = pulled
+        short = all(_alike(self._short(head), pulled) for head, pulled in gradients_by_head.items())
         for head in heads:
-            if head not in found:
+            if head not in gradients_by_head:
                 pulled = self._short(head) if short else self._pulled(self.state, self._alone(head))
-                found[head] = self.stream.new_zeros(self.stream.shape) if pulled is None else pulled
-        return [found[head] for head in heads]
+                gradients_by_head[head] = self.stream.new_zeros(self.stream.shape) if pulled is None else pulled
+        return [gradients_by_head[head] for head in heads]
 
     def _alone(self, head: int) -> torch.Tensor:
         """The gradient of one head, zeros for the others."""

@@ -40,7 +40,7 @@ def measured(
     """
     allowed = data.graph.allowed
     different: dict[bytes, str] = {}
-    same = {name: different.setdefault(mask.numpy().tobytes(), name) for name, mask in circuits.items()}
+    name_of_run = {name: different.setdefault(mask.numpy().tobytes(), name) for name, mask in circuits.items()}
     names = [name for name in different.values() if circuits[name].any()]
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in circuits}
     process = process_of(data.model)
@@ -54,7 +54,7 @@ def measured(
             keys = [f"batch {number}: {name}" for name in names]
             identity = partial(identity_of, list(data.pairs[number]))
             found = shared_tensors(keys, work, process, results, run=identity, on_done=bar.update)
-            for name, other in same.items():
+            for name, other in name_of_run.items():
                 empty = data.ends[number][1]
                 parts[name].append(found[f"batch {number}: {other}"] if circuits[name].any() else empty)
     return {name: torch.cat(values) for name, values in parts.items()}

@@ -42,20 +42,20 @@ def save_mib(circuit: Circuit, path: PathLike, model: HookedMultimodal) -> Path:
     """
     graph, mean = circuit.graph, circuit.scores.mean(-1)
     scores: dict[str, float] = {}
-    kept: dict[str, bool] = {}
+    edges: dict[str, bool] = {}
     for name, reader, writer, share in _edges(graph):
         scores[name] = scores.get(name, 0.0) - float(mean[reader, writer]) * share
-        kept[name] = kept.get(name, False) or bool(circuit.kept[reader, writer])
+        edges[name] = edges.get(name, False) or bool(circuit.kept[reader, writer])
     content: dict[str, object]
     nodes = {node: {"in_graph": False} for node in ["input", *map(_node, _blocks(graph)), "logits"]}
     if graph.by_node:
-        about = {node: {"in_graph": kept[node], "score": scores[node]} for node in scores}
+        about = {node: {"in_graph": edges[node], "score": scores[node]} for node in scores}
         content = {"nodes": {**nodes, "logits": {"in_graph": True}, **about}, "edges": {}}
     else:
-        used = {end for name, is_kept in kept.items() if is_kept for end in re.sub("<.>", "", name).split("->")}
+        used = {end for name, is_kept in edges.items() if is_kept for end in re.sub("<.>", "", name).split("->")}
         content = {
             "nodes": {node: {"in_graph": node in used} for node in nodes},
-            "edges": {name: {"score": scores[name], "in_graph": kept[name]} for name in scores},
+            "edges": {name: {"score": scores[name], "in_graph": edges[name]} for name in scores},
         }
     cfg = {
         "n_layers": model.cfg.n_layers,

@@ -42,8 +42,8 @@ def _pairs(arguments: Mapping[str, Any], value: Any, name: str) -> tuple[BatchPa
         label = f"{name}[{number}]" if len(listed_pairs) > 1 else name
         is_pair = isinstance(pair, tuple | list) and len(pair) == 2
         if not is_pair or not _is_batch(pair[0]) or not (pair[1] is None or _is_batch(pair[1])):
-            found = f"{len(pair)} of them" if isinstance(pair, tuple | list) else type(pair).__name__
-            raise InputError(f"{label} must be {_WORDS}; found {found}.")
+            contents = f"{len(pair)} of them" if isinstance(pair, tuple | list) else type(pair).__name__
+            raise InputError(f"{label} must be {_WORDS}; found {contents}.")
         first, second = pair
         clean = _batch(arguments, first)
         corrupted = None if second is None else _batch(arguments, second)

@@ -100,6 +100,6 @@ class Source:
         stacked, parts = torch.stack(gradients, -1), []
         for start in range(0, len(weights), _HEADS):
             heads = slice(start, start + _HEADS)
-            written = torch.einsum("...hk,hkd->...hd", values[..., heads, :], weights[heads])
-            parts.append(written.to(stacked) @ stacked)
+            outputs = torch.einsum("...hk,hkd->...hd", values[..., heads, :], weights[heads])
+            parts.append(outputs.to(stacked) @ stacked)
         return list(torch.cat(parts, -2).unbind(-1))

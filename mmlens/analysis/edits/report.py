@@ -134,15 +134,15 @@ def edit_report(
             settings=[{name: role for name, (role, _) in sets.items()}, max_new_tokens, batch_size],
         ),
     )
-    finished, form = results.parts.setdefault("cases", []), form_of(EditCase)
+    fields_of_cases, form = results.parts.setdefault("cases", []), form_of(EditCase)
     for name, (role, samples) in sets.items():
         work = partial(edit_cases, model, edits_by_name, name, role, forms, max_new_tokens)
         chunks = chunks_of(model, samples, None, batch_size)
         for _, more in shared_chunks(
             model, chunks, work, checkpoint=results, desc=name, total=len(samples), progress=progress
         ):
-            finished += [form.pack(case, "case", {}) for case in more]
-    cases = [form.unpack(fields, "case", {}) for fields in finished]
+            fields_of_cases += [form.pack(case, "case", {}) for case in more]
+    cases = [form.unpack(fields, "case", {}) for fields in fields_of_cases]
     order = {name: number for number, name in enumerate(edits_by_name)}
     cases.sort(key=lambda case: (order[case.edit], case.draw))  # stable: sets and samples keep their order
     return EditReport(words[0], words[1], tuple(facts.values()), tuple(cases), notes, results.identity)
@@ -188,7 +188,7 @@ def _prompts(
         by_role["consistency"], reason = presence_questions(model, by_role["target"], words[0], words[1])
         notes = (reason,) if reason else ()
     _require_answers(by_role.get("consistency", {}))
-    sets = {name: (role, samples) for role, named in by_role.items() for name, samples in named.items()}
+    sets = {name: (role, samples) for role, of_role in by_role.items() for name, samples in of_role.items()}
     if len(sets) < sum(map(len, by_role.values())):
         raise InputError(
             "A set of prompts has the same name in two of targets, consistency and controls; name them apart."

@@ -115,12 +115,12 @@ def sae_card(
             for kind, rule in _kinds(model.graph[at].sequence, batch).items():
                 reader = RowReader(as_rule(rule), batch, [model.graph[at + _CODES]], required=False)
                 sums[kind].add(*(reader.flat(model.graph[at + k], cache[at + k]) for k in (_CODES, _RECONS, _ERROR)))
-            counted = slice(None if last is None else -last, None)
+            last_rows = slice(None if last is None else -last, None)
             runs = (logits, _with_zeros(model, batch, at + _ERROR), _with_zeros(model, batch, at + _OUTPUT))
             losses += torch.stack(
-                [losses_of(run, batch, per_token=True)[:, counted].double().sum().cpu() for run in runs]
+                [losses_of(run, batch, per_token=True)[:, last_rows].double().sum().cpu() for run in runs]
             )
-            targets, count = targets + int(targets_of(batch)[:, counted].sum()), count + batch.size
+            targets, count = targets + int(targets_of(batch)[:, last_rows].sum()), count + batch.size
     if not count:
         raise InputError("The dataset is empty: there is no sample to measure a dictionary on.")
     ce, replaced, zero = (losses / targets).tolist()

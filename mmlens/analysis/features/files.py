@@ -59,9 +59,9 @@ def _weights(path: Path) -> Path:
         )
     nested = sorted(child.name for child in path.iterdir() if child.is_dir())
     hint = f" Its folders are {', '.join(nested[:6])}: name one." if nested else ""
-    found = ", ".join(file.name for file in files) or ", ".join(others[:6]) or "nothing"
+    names = ", ".join(file.name for file in files) or ", ".join(others[:6]) or "nothing"
     raise InputError(
-        f"{path} holds {found}, and one file of weights is expected ({', '.join(_WEIGHTS)}): name the file.{hint}"
+        f"{path} holds {names}, and one file of weights is expected ({', '.join(_WEIGHTS)}): name the file.{hint}"
     )
 
 

@@ -161,7 +161,7 @@ def _looked(
         batch = chunk.batch
         cache = model.run_with_cache(batch, names=unit.hook)[1]
         codes = cache[unit.hook][..., [unit.index, control.index]].float().cpu()
-        most = [0.0] * batch.size
+        largest = [0.0] * batch.size
         for kind, rule in kinds.items():
             if kind == "image" and not any(sample.images for sample in chunk.samples):
                 continue
@@ -170,11 +170,11 @@ def _looked(
             sums.add(kind, rows)
             for number, values in enumerate(rows[:, 0].split(reader.counts[node.name])):
                 if kind == "image" and len(values):
-                    most[number] = float(values.max())
+                    largest[number] = float(values.max())
                 elif kind == "text" and node.sequence == "language" and len(values) and float(values.max()) > 0:
                     place = int(reader.resolved[node.name].rows[number][int(values.argmax()), 1])
                     contexts.append(_context(model, batch, number, place, float(values.max())))
-        strongest += most
+        strongest += largest
     return sums, strongest, contexts
 
 

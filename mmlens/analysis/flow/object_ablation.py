@@ -91,13 +91,13 @@ def ablate_object(
         raise InputError(
             f"mean= has {len(mean)} entries, and {at} has {node.width}; make it there: mean_image_row(..., at=...)."
         )
-    found = resolve(as_rule(objects), batch, node)
-    if found.empty:
+    positions = resolve(as_rule(objects), batch, node)
+    if positions.empty:
         raise InputError(
-            f"objects={objects!r} name no row in samples {list(found.empty)}; give each an object that is shown."
+            f"objects={objects!r} name no row in samples {list(positions.empty)}; give each an object that is shown."
         )
     patches = [_Patches(batch, sample, image) for sample in range(batch.size)]
-    inside = [patch.numbers_among(numbers) for patch, numbers in zip(patches, found.numbers, strict=True)]
+    inside = [patch.numbers_among(numbers) for patch, numbers in zip(patches, positions.numbers, strict=True)]
     groups: dict[str, list[list[torch.Tensor]]] = {}
     for ring in rings:
         rows = [patch.grown(cells, ring) for patch, cells in zip(patches, inside, strict=True)]
@@ -136,8 +136,8 @@ class _Patches:
 
     def __init__(self, batch: MultimodalBatch, sample: int, image: int):
         grid = batch.layout.grid(sample=sample, image=image)
-        own = batch.layout.is_token[sample].cumsum(0) - 1
-        self.rows, self.numbers, self.cells, self.shape = grid.rows, own[grid.rows], grid.cells, grid.shape
+        numbers = batch.layout.is_token[sample].cumsum(0) - 1
+        self.rows, self.numbers, self.cells, self.shape = grid.rows, numbers[grid.rows], grid.cells, grid.shape
 
     def numbers_among(self, numbers: torch.Tensor) -> torch.Tensor:
         """True at the patches that are among some own positions."""

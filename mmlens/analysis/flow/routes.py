@@ -63,9 +63,9 @@ def information_flow(
     routes = [(words, "question", picture), (last, "last", {"image": image, "question": words})]
     sweeps = []
     for queries, target, keys in routes:
-        named = {f"{source} -> {target}": rule for source, rule in keys.items()}
+        rules = {f"{source} -> {target}": rule for source, rule in keys.items()}
         sweeps.append(
-            knock_out(model, batch, queries=queries, keys=named, metric=metric, window=window, progress=progress)
+            knock_out(model, batch, queries=queries, keys=rules, metric=metric, window=window, progress=progress)
         )
     first = sweeps[0]
     return PatchSweep(
@@ -79,9 +79,13 @@ def _behind_pictures(batch: MultimodalBatch) -> list[torch.Tensor]:
     """Each sample's own positions of text behind its picture, but the last one."""
     found = []
     for sample, is_token in enumerate(batch.layout.is_token):
-        own = batch.layout.is_image[sample][is_token]
-        numbers = torch.arange(len(own))
-        behind = numbers[(numbers > numbers[own].max()) if own.any() else torch.zeros(len(own), dtype=torch.bool)][:-1]
+        is_picture = batch.layout.is_image[sample][is_token]
+        numbers = torch.arange(len(is_picture))
+        behind = numbers[
+            (numbers > numbers[is_picture].max())
+            if is_picture.any()
+            else torch.zeros(len(is_picture), dtype=torch.bool)
+        ][:-1]
         if not len(behind):
             raise InputError(
                 f"Sample {sample} has no words behind a picture but its last position; give question=, or prompts with a "

@@ -64,7 +64,7 @@ def rank_heads(
         >>> len(ranking.top(3))
         3
     """
-    chosen = cast(HeadMethod, method)
+    head_method = cast(HeadMethod, method)
     nodes = language_patterns(model, layers)
     readings: dict[str, list[torch.Tensor]] = {}
     chunks = (
@@ -74,17 +74,17 @@ def rank_heads(
     )
     for batch in chunks:
         for attention, raster in _looks(model, batch, nodes, queries, keys, image):
-            for name, values in chosen.read(attention, raster).items():
+            for name, values in head_method.read(attention, raster).items():
                 readings.setdefault(name, []).append(values)
     if not readings:
         raise InputError("No sample has a picture that heads could look at.")
     stacked = {name: torch.stack(values) for name, values in readings.items()}
-    scores, ties = chosen.score(stacked)
+    scores, ties = head_method.score(stacked)
     means = {name: values.nan_to_num(posinf=torch.nan).nanmean(0) for name, values in stacked.items()}
-    identity = run_identity(model, True, method=chosen, queries=queries, keys=keys, image=image)
+    identity = run_identity(model, True, method=head_method, queries=queries, keys=keys, image=image)
     return HeadRanking(
         scores.float(), ties.float(), {name: value.float() for name, value in means.items()},
-        tuple(int(node.layer or 0) for node in nodes), str(chosen), len(next(iter(readings.values()))), identity,
+        tuple(int(node.layer or 0) for node in nodes), str(head_method), len(next(iter(readings.values()))), identity,
     )  # fmt: skip
 
 
@@ -102,8 +102,8 @@ def _looks(
         return
     grids = {sample: batch.layout.grid(sample=sample, image=image) for sample in dict.fromkeys(owners)}
     reader = RowReader(as_rule(queries), batch, nodes)
-    counted = _counted(RowReader(as_rule(keys), batch, nodes).rows_at(nodes[0], None).rows, grids, keys)
-    found: dict[int, list[torch.Tensor]] = {sample: [] for sample in grids}
+    row_masks = _counted(RowReader(as_rule(keys), batch, nodes).rows_at(nodes[0], None).rows, grids, keys)
+    looks: dict[int, list[torch.Tensor]] = {sample: [] for sample in grids}
 
     @reads_only
     def keep(pattern: torch.Tensor, hook: Any) -> None:
@@ -112,12 +112,12 @@ def _looks(
         pieces = rows.split([len(pairs) for pairs in reader.resolved[node.name].rows])
         for sample, grid in grids.items():
             if len(pieces[sample]):
-                found[sample].append(pieces[sample].mean(0)[:, grid.rows.to(pattern.device)].cpu())
+                looks[sample].append(pieces[sample].mean(0)[:, grid.rows.to(pattern.device)].cpu())
 
     model.run_with_hooks(batch, fwd_hooks=[([node.name for node in nodes], keep)])
     for sample, grid in grids.items():
-        if found[sample]:
-            attention = torch.stack(found[sample]) * counted[sample]
+        if looks[sample]:
+            attention = torch.stack(looks[sample]) * row_masks[sample]
             raster = torch.zeros(*attention.shape[:2], *grid.shape)
             raster[:, :, grid.cells[:, 0], grid.cells[:, 1]] = attention
             yield attention, raster

@@ -152,10 +152,10 @@ def require_apart(model: HookedMultimodal, name: str, words: Sequence[Sequence[t
         InputError: names it.
     """
     if len(words) == 2 and len(words[0]) == len(words[1]):
-        same = next((first for first, second in zip(*words, strict=True) if first == second), None)
-        if same is not None:
+        word = next((first for first, second in zip(*words, strict=True) if first == second), None)
+        if word is not None:
             raise InputError(
-                f"{name} compares {model.to_string(list(same)).strip()!r} with itself, which is 0 whatever runs; name two words."
+                f"{name} compares {model.to_string(list(word)).strip()!r} with itself, which is 0 whatever runs; name two words."
             )
 
 

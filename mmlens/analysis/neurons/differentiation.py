@@ -91,8 +91,8 @@ class SummedRows:
             return mask[..., None].to(activation.device)
         key = (node.sequence, activation.shape)
         if key not in self._masks:
-            found = resolve(self._rule, targets.batch, node, activation.shape)
-            marks = found.marks(0, activation.shape[node.position_axis], activation.device)
+            resolution = resolve(self._rule, targets.batch, node, activation.shape)
+            marks = resolution.marks(0, activation.shape[node.position_axis], activation.device)
             marks = torch.as_tensor(marks, device=activation.device)
             marks = marks[0] if marks.ndim == 2 and batch_axis(node.axes) is None else marks
             self._masks[key] = marks[..., None] if marks.ndim else marks

@@ -48,9 +48,9 @@ def caption_words(model: HookedMultimodal, trace: GenerationTrace, *, sample: in
     ids = trace.tokens[sample, : int(trace.lengths[sample])].tolist()
     texts = [_text(model, ids[: step + 1]) for step in range(len(ids))]
     # a letter of several tokens (bytes) is there as a whole behind the last of them, and belongs to all of them
-    whole = [len(text.rstrip(INCOMPLETE)) for text in texts]
-    ends = [length + text.endswith(INCOMPLETE) for length, text in zip(whole, texts, strict=True)]
-    starts = [0, *whole[:-1]]
+    lengths = [len(text.rstrip(INCOMPLETE)) for text in texts]
+    ends = [length + text.endswith(INCOMPLETE) for length, text in zip(lengths, texts, strict=True)]
+    starts = [0, *lengths[:-1]]
     words = []
     for match in WORD.finditer(_text(model, ids)):
         steps = [

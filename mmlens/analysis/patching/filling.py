@@ -63,8 +63,8 @@ def fill(
     finished = {place for place in places if not values[place].isnan().any()}
     if len(finished) == len(places):
         return None
-    cells = [made for place in places for sample in range(size) if (made := cell(place, sample)) is not None]
-    counted = run.plan(cells) if cells and plan else None
+    cells = [new_cell for place in places for sample in range(size) if (new_cell := cell(place, sample)) is not None]
+    cost = run.plan(cells) if cells and plan else None
     limit = max(1, _HELD // baseline.numel())
     try:
         with ProgressBar(total=len(places), initial=len(finished), desc=desc, disable=not progress) as bar:
@@ -82,13 +82,18 @@ def fill(
 
                 receive([], baseline[:0])
                 if queue.cells:
-                    known = [number for number, place in enumerate(queue.places) if place in finished]
+                    finished_cells = [number for number, place in enumerate(queue.places) if place in finished]
                     run.logits(
-                        queue.cells, tokens=reads, budget=budget, finished=known, progress=False, on_done=receive
+                        queue.cells,
+                        tokens=reads,
+                        budget=budget,
+                        finished=finished_cells,
+                        progress=False,
+                        on_done=receive,
                     )
     finally:
         results.save(now=True)
-    return counted
+    return cost
 
 
 class _Waiting:
@@ -112,9 +117,9 @@ class _Waiting:
         self._missing = dict.fromkeys(places, 0)
         for place in places:
             for sample in range(len(baseline)):
-                made = cell(place, sample)
-                if made is not None:
-                    self.cells.append(made)
+                new_cell = cell(place, sample)
+                if new_cell is not None:
+                    self.cells.append(new_cell)
                     self.places.append(place)
                     self._samples.append(sample)
                     self._missing[place] += 1

@@ -59,9 +59,9 @@ class CaptionRun:
             sets: the neurons.
             values: of every neuron; 0 by default.
         """
-        few = max(1, _HELD // self._run.clean_logits[0].numel())
-        for start in range(0, len(sets), few):
-            cells = [Cell(0, tuple(self._changes(units, values))) for units in sets[start : start + few]]
+        n_together = max(1, _HELD // self._run.clean_logits[0].numel())
+        for start in range(0, len(sets), n_together):
+            cells = [Cell(0, tuple(self._changes(units, values))) for units in sets[start : start + n_together]]
             yield from map(self._likelihood, self._run.logits(cells, progress=False))
 
     def _changes(self, units: Units, values: Float[torch.Tensor, "layer neuron"] | None) -> Iterator[Change]:

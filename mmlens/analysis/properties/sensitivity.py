@@ -58,7 +58,7 @@ class Sensitivity:
         texts: list[tuple[Case, str, str]] = []
         for case in cases:
             alone, model = _by_weights(case, self.k), case.occurrence.model
-            written = cache(lambda token, model=model: model.to_string(token).strip().lower())
+            text_of = cache(lambda token, model=model: model.to_string(token).strip().lower())
             said, true = (
                 cache(partial(says, text)) for text in (case.occurrence.caption, case.occurrence.sample.caption or "")
             )
@@ -70,7 +70,7 @@ class Sensitivity:
                     AMONG.name, method, float((best == case.occurrence.token).any(1).float().mean()), k=self.k
                 )
                 yield case.value(RANK.name, method, float((1 + (logits > target).sum(1)).float().median()), k=self.k)
-                words = [written(token) for token in best.flatten().tolist()]
+                words = [text_of(token) for token in best.flatten().tolist()]
                 yield case.value(SAID.name, method, sum(map(said, words)) / len(words), k=self.k)
                 if case.occurrence.sample.caption is not None:
                     yield case.value(TRUE.name, method, sum(map(true, words)) / len(words), k=self.k)

@@ -161,13 +161,13 @@ def _value(row: Mapping[str, Any], field: str, value: Any) -> Any:
 
 def _pictures(row: Mapping[str, Any], fields: Fields) -> list[Any]:
     values = _value(row, "images", fields["images"])
-    several = list(values) if isinstance(values, list | tuple) else [values]
-    return [picture for picture in several if picture is not None]
+    items = list(values) if isinstance(values, list | tuple) else [values]
+    return [picture for picture in items if picture is not None]
 
 
 def _missing(row: Mapping[str, Any], fields: Fields, folder: PictureFolder) -> list[str]:
-    named = [picture for picture in _pictures(row, fields) if isinstance(picture, str)]
-    return [name for name in named if folder.at(name) is None]
+    paths = [picture for picture in _pictures(row, fields) if isinstance(picture, str)]
+    return [name for name in paths if folder.at(name) is None]
 
 
 def _picture(value: Any, folder: PictureFolder | None) -> Any:

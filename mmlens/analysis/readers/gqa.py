@@ -71,9 +71,9 @@ def gqa(
                 f"{len(without):,} pictures of {path} have no scene graph in {scene_graphs}: {few(without)}. Take two files of "
                 "one split."
             )
-    title, several = f"GQA, {path.name}", list(records.values())
+    title, items = f"GQA, {path.name}", list(records.values())
     make = partial(_sample, prompt, graphs)
-    return with_pictures(title, several, _names, make, PictureFolder(images), missing)
+    return with_pictures(title, items, _names, make, PictureFolder(images), missing)
 
 
 def _graphs(path: Path, progress: bool) -> dict[str, _Graph]:

@@ -65,10 +65,10 @@ def json_lines(path: Path, kind: str, *, progress: bool = True) -> Iterator[tupl
             except UnicodeDecodeError as error:
                 raise InputError(f"Line {number} of {path} is not text in UTF-8 ({error.reason}).") from error
             except json.JSONDecodeError as error:
-                whole = " The file is one JSON document, not one object a line." if _is_document(line) else ""
+                hint = " The file is one JSON document, not one object a line." if _is_document(line) else ""
                 raise InputError(
                     f"Line {number} of {path} ({kind}) is broken JSON at column {error.colno}: {_expected(error)}, found "
-                    f"{_near(error.doc, error.pos)}.{whole}"
+                    f"{_near(error.doc, error.pos)}.{hint}"
                 ) from error
             if not isinstance(record, dict):
                 raise InputError(f"Line {number} of {path} must be an object {{...}} ({kind}), found {short(record)}.")
@@ -113,8 +113,8 @@ def lacking(path: Path, kind: str, key: str, keys: list[str]) -> InputError:
         key: where its records should be.
         keys: those that it has.
     """
-    shown = ", ".join(map(repr, keys[:6])) + (", ..." if len(keys) > 6 else "")
-    return InputError(f"{path} is no file of {kind}: it has no {key!r}" + (f", but {shown}." if keys else "."))
+    keys_text = ", ".join(map(repr, keys[:6])) + (", ..." if len(keys) > 6 else "")
+    return InputError(f"{path} is no file of {kind}: it has no {key!r}" + (f", but {keys_text}." if keys else "."))
 
 
 def _bar(path: Path, progress: bool) -> ProgressBar:

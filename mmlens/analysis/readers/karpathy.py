@@ -71,11 +71,11 @@ def karpathy(
         raise lacking(file, kind, "images", list(keys))
     absent = [name for name in splits if name not in counts]
     if absent:
-        shown = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
-        raise InputError(f"{file} has no pictures of the split {', '.join(absent)}; it has {shown}.")
+        splits_text = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+        raise InputError(f"{file} has no pictures of the split {', '.join(absent)}; it has {splits_text}.")
     title = f"Karpathy's {' and '.join(splits)}, {file.name}"
-    several = list(records.values())
-    return with_pictures(title, several, _names, partial(_sample, prompt), PictureFolder(images), missing)
+    items = list(records.values())
+    return with_pictures(title, items, _names, partial(_sample, prompt), PictureFolder(images), missing)
 
 
 def _names(record: _Record) -> tuple[str, ...]:

@@ -14,9 +14,9 @@ MissingPictures: TypeAlias = Literal["error", "skip"]
 
 def few(names: Iterable[object], count: int = 3) -> str:
     """The first of some names, and how many there are beside."""
-    several = list(names)
-    rest = len(several) - count
-    return ", ".join(map(str, several[:count])) + (f" and {rest:,} more" if rest > 0 else "")
+    items = list(names)
+    rest = len(items) - count
+    return ", ".join(map(str, items[:count])) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 class PictureFolder:
@@ -57,9 +57,9 @@ class PictureFolder:
             parts = Path(name).parts
             paths = [path for path in self._by_name.get(parts[-1], ()) if path.parts[-len(parts) :] == parts]
             if len(paths) > 1:
-                shown = few(path.relative_to(self.path) for path in paths)
+                text = few(path.relative_to(self.path) for path in paths)
                 raise InputError(
-                    f"{name} is {len(paths)} files under {self.path}: {shown}. Pass the folder of the pictures that are meant."
+                    f"{name} is {len(paths)} files under {self.path}: {text}. Pass the folder of the pictures that are meant."
                 )
             if paths:
                 return paths[0]

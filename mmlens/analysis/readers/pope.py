@@ -58,8 +58,8 @@ def pope(
             texts = [field(record, key, str, where) for key in ("image", "text")]
             records[name] = (name, texts[0], texts[1], label.lower(), subset)
     title = f"POPE, {', '.join(file.name for file in files)}"
-    several = list(records.values())
-    return with_pictures(title, several, _names, partial(_sample, prompt), PictureFolder(images), missing)
+    items = list(records.values())
+    return with_pictures(title, items, _names, partial(_sample, prompt), PictureFolder(images), missing)
 
 
 def _names(record: _Record) -> tuple[str, ...]:

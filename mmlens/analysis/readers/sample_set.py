@@ -81,8 +81,8 @@ class SampleSet(Sequence[Sample]):
         for row in range(len(self)):
             types = self[row].types
             if type not in types:
-                known = f"it has {', '.join(map(repr, types))}" if types else "it has none"
-                raise InputError(f"Sample {row} has no type {type!r}: {known}.")
+                types_text = f"it has {', '.join(map(repr, types))}" if types else "it has none"
+                raise InputError(f"Sample {row} has no type {type!r}: {types_text}.")
             rows.setdefault(types[type], []).append(row)
         return {kind: self._of(rows_of_kind) for kind, rows_of_kind in sorted(rows.items())}
 
@@ -118,13 +118,13 @@ def with_pictures(
             absent.append(names[0])
         else:
             pairs.append((record, path))
-    lost = tuple(dict.fromkeys(absent))
-    if lost and (missing == "error" or not pairs):
+    gaps = tuple(dict.fromkeys(absent))
+    if gaps and (missing == "error" or not pairs):
         rest = "" if missing == "skip" else " missing='skip' leaves their samples out."
         raise InputError(
-            f"{len(lost):,} pictures that {title} names are not under {folder.path}: {few(lost)}. {folder.content()}{rest}"
+            f"{len(gaps):,} pictures that {title} names are not under {folder.path}: {few(gaps)}. {folder.content()}{rest}"
         )
-    return SampleSet(title, pairs, partial(_made, make), lost)
+    return SampleSet(title, pairs, partial(_made, make), gaps)
 
 
 def _made(make: Callable[[Any, Path], Sample], pair: tuple[Any, Path]) -> Sample:

@@ -63,8 +63,8 @@ def visual_genome(
         things = (_READERS[key](part, f"{key} {n} of {where}") for n, part in enumerate(parts, 1))
         records[identifier] = (identifier, *by_noun(things))
     title = f"Visual Genome {key}, {path.name}"
-    several = list(records.values())
-    return with_pictures(title, several, _names, partial(_sample, prompt), PictureFolder(images), missing)
+    items = list(records.values())
+    return with_pictures(title, items, _names, partial(_sample, prompt), PictureFolder(images), missing)
 
 
 def _object(part: Any, where: str) -> tuple[str, Box, tuple[str, ...]]:

@@ -68,7 +68,7 @@ def vqa_v2(
 
 
 def _questions(path: Path, progress: bool) -> tuple[dict[int, _Question], str]:
-    found: dict[int, _Question] = {}
+    questions: dict[int, _Question] = {}
     keys: Counter[str] = Counter()
     subset = ""
     for key, record in json_records(path, "VQAv2 questions", progress=progress):
@@ -79,16 +79,16 @@ def _questions(path: Path, progress: bool) -> tuple[dict[int, _Question], str]:
             continue
         where = f"questions {keys[key]} of {path.name}"
         number = field(record, "question_id", int, where)
-        require_once(found, number, where, path)
-        found[number] = (field(record, "image_id", int, where), field(record, "question", str, where))
-    if not found:
+        require_once(questions, number, where, path)
+        questions[number] = (field(record, "image_id", int, where), field(record, "question", str, where))
+    if not questions:
         hint = " These are annotations: pass them second." if "annotations" in keys else ""
         raise InputError(f"{lacking(path, 'VQAv2 questions', 'questions', list(keys))}{hint}")
-    return found, subset
+    return questions, subset
 
 
 def _answers(path: Path, progress: bool) -> dict[int, _Answer]:
-    found: dict[int, _Answer] = {}
+    answers: dict[int, _Answer] = {}
     keys: Counter[str] = Counter()
     for key, record in json_records(path, "VQAv2 annotations", progress=progress):
         keys[key] += 1
@@ -96,15 +96,15 @@ def _answers(path: Path, progress: bool) -> dict[int, _Answer]:
             continue
         where = f"annotations {keys[key]} of {path.name}"
         number = field(record, "question_id", int, where)
-        require_once(found, number, where, path)
+        require_once(answers, number, where, path)
         people = field(record, "answers", list, where)
         texts = tuple(field(person, "answer", str, f"an answer of {where}") for person in people)
         types = {name: field(record, name, str, where) for name in ("answer_type", "question_type")}
         best = field(record, "multiple_choice_answer", str, where)
-        found[number] = (field(record, "image_id", int, where), best, texts, types)
-    if not found:
+        answers[number] = (field(record, "image_id", int, where), best, texts, types)
+    if not answers:
         raise lacking(path, "VQAv2 annotations", "annotations", list(keys))
-    return found
+    return answers
 
 
 def _names(subset: str, record: tuple[Any, ...]) -> tuple[str, ...]:

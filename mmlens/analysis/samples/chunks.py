@@ -75,10 +75,10 @@ class DataChunk:
         """A hash that reads no picture: processes which were given different data shall find out, and read their share alone."""
         if self.prepared is not None:
             return self.key
-        seen = [
+        content = [
             (s.prompt, s.caption, s.answer, s.references, s.name, [_outside(p) for p in s.images]) for s in self.samples
         ]
-        return identity_of(seen, "the samples")
+        return identity_of(content, "the samples")
 
 
 def _outside(picture: Picture) -> str:
@@ -143,14 +143,14 @@ def shared_chunks(
         InputError: if a sample is not the one that an interrupted run found in its place.
     """
     finished: list[str] = checkpoint.parts.setdefault("finished", {}).setdefault(desc, [])
-    known = list(finished)
-    step = partial(_keyed, work, known, checkpoint)
+    finished_keys = list(finished)
+    step = partial(_keyed, work, finished_keys, checkpoint)
     described = partial(_described, desc)
     is_whole = True
     try:
         with ProgressBar(total=total, desc=desc, disable=not progress) as bar:
             for (number, chunk), (key, result) in shared(enumerate(chunks), step, process_of(model), run=described):
-                if number >= len(known):
+                if number >= len(finished_keys):
                     is_whole = False
                     yield chunk, result
                     is_whole = True

@@ -52,33 +52,33 @@ def read_item(item: Mapping[str, Any], number: int) -> dict[str, Any]:
             f"Sample {number} has keys that mean nothing here: {', '.join(told)}. Known are {_known()}; rename or drop the "
             "others."
         )
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, value in item.items():
         field = _FIELDS.get(key)
         if field is None or (value is None and field != "images"):
             continue
-        if field in found:
+        if field in fields:
             keys = [name for name in item if _FIELDS.get(name) == field]
             raise InputError(
                 f"Sample {number} has several keys for its {field}: {', '.join(map(repr, keys))}; keep one."
             )
-        found[field] = value
-    if "images" not in found:
+        fields[field] = value
+    if "images" not in fields:
         raise InputError(
             f"Sample {number} has the keys {', '.join(map(str, item))}; it needs 'image' (or 'images'), None for text alone."
         )
-    if "conversation" in found:
-        found = {**_exchange(found.pop("conversation"), number), **found}
-    if "answer" in found:
-        found["answer"] = texts_of(found["answer"])
-    if "references" in found:
-        several = texts_of(found["references"])
-        found["references"] = (several,) if isinstance(several, str) else several
+    if "conversation" in fields:
+        fields = {**_exchange(fields.pop("conversation"), number), **fields}
+    if "answer" in fields:
+        fields["answer"] = texts_of(fields["answer"])
+    if "references" in fields:
+        texts = texts_of(fields["references"])
+        fields["references"] = (texts,) if isinstance(texts, str) else texts
         if "answers" in item:  # where the data set does not say which of them is the answer, each counts
-            found.setdefault("answer", several)
+            fields.setdefault("answer", texts)
     if types := {key: str(item[key]) for key in TYPES if item.get(key) is not None}:
-        found["types"] = {**found.get("types", {}), **types}
-    return found
+        fields["types"] = {**fields.get("types", {}), **types}
+    return fields
 
 
 def _known() -> str:
@@ -88,7 +88,7 @@ def _known() -> str:
 def texts_of(value: Any) -> str | tuple[str, ...]:
     """One text, or those of several people, as strings or as VQAv2 has them."""
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(str(one["answer"] if isinstance(one, Mapping) else one) for one in value)
+        return tuple(str(item["answer"] if isinstance(item, Mapping) else item) for item in value)
     return str(value)
 
 

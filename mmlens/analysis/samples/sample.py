@@ -212,12 +212,12 @@ def _sample(item: Any, prompt: str, number: int) -> Sample:
 
 
 def _from_mapping(item: Mapping[str, Any], prompt: str, number: int) -> Sample:
-    found = read_item(item, number)
-    found["images"] = () if found["images"] is None else _tuple(found["images"])
+    fields = read_item(item, number)
+    fields["images"] = () if fields["images"] is None else _tuple(fields["images"])
     for key in ("name", "image_id"):
-        if key in found:
-            found[key] = str(found[key])
-    return Sample(**{"prompt": prompt, **found})
+        if key in fields:
+            fields[key] = str(fields[key])
+    return Sample(**{"prompt": prompt, **fields})
 
 
 def _tuple(images: Any) -> tuple[Picture, ...]:

@@ -43,15 +43,15 @@ def chair(dataset: Dataset, captions: Sequence[str], *, words: ObjectWords = COC
         "objects: boxes, regions or references",
     )
     there = [_objects(sample, words) for sample in run.samples]
-    said = [words.mentions(text) for text in run.texts]
-    wrong = [sum(name not in known for name in names) for names, known in zip(said, there, strict=True)]
-    found = [len(known & set(names)) for names, known in zip(said, there, strict=True)]
+    mentions = [words.mentions(text) for text in run.texts]
+    wrong = [sum(name not in known for name in names) for names, known in zip(mentions, there, strict=True)]
+    hits = [len(known & set(names)) for names, known in zip(mentions, there, strict=True)]
     return ScoreTable(
         "CHAIR",
         (
-            run.score("CHAIR-i", "share of mentions", wrong, list(map(len, said))),
+            run.score("CHAIR-i", "share of mentions", wrong, list(map(len, mentions))),
             run.score("CHAIR-s", "share of captions", [count > 0 for count in wrong]),
-            run.score("recall", "share of objects", found, list(map(len, there))),
+            run.score("recall", "share of objects", hits, list(map(len, there))),
             run.score("words", "words per caption", [len(text.split()) for text in run.texts]),
         ),
     )

@@ -73,21 +73,21 @@ def cider_d(
     """
     run = Run(dataset, captions, "captions")
     run.require(lambda sample: bool(sample.references), "references")
-    known = run.samples if corpus is None else [sample for sample in as_samples(corpus) if sample.references]
-    if len(known) < 2:
+    pool = run.samples if corpus is None else [sample for sample in as_samples(corpus) if sample.references]
+    if len(pool) < 2:
         raise InputError(
-            f"CIDEr-D weighs words by how rare they are among pictures, and there is {len(known)} with references; give more, or "
+            f"CIDEr-D weighs words by how rare they are among pictures, and there is {len(pool)} with references; give more, or "
             "a corpus=."
         )
     references = [[_groups(tokens(text)) for text in sample.references] for sample in run.samples]
-    people = references if corpus is None else [[_groups(tokens(text)) for text in s.references] for s in known]
+    people = references if corpus is None else [[_groups(tokens(text)) for text in s.references] for s in pool]
     frequency = Counter(chain.from_iterable(set().union(*texts) for texts in people))
-    total = float(np.log(len(known)))
+    total = float(np.log(len(pool)))
     weigh = _Weigher(frequency, total)
     values = []
     for text, several in zip(run.texts, references, strict=True):
-        own = weigh(_groups(tokens(text)))
-        values.append(10 * float(np.mean([_similarity(own, weigh(reference)) for reference in several])))
+        weights = weigh(_groups(tokens(text)))
+        values.append(10 * float(np.mean([_similarity(weights, weigh(reference)) for reference in several])))
     return ScoreTable("CIDEr-D", (run.score("CIDEr-D", "0 to 10", values),))
 
 
@@ -120,9 +120,9 @@ class _Weigher:
 
 def _similarity(text: _Weights, reference: _Weights) -> float:
     """The mean over lengths of clipped cosines, times the Gaussian of the difference in length."""
-    found = []
+    similarities = []
     for own, other in zip(text[0], reference[0], strict=True):
         size = float(np.sqrt(sum(w * w for w in own.values())) * np.sqrt(sum(w * w for w in other.values())))
-        shared = sum(min(weight, other[group]) * other[group] for group, weight in own.items() if group in other)
-        found.append(shared / size if size else 0.0)
-    return float(np.mean(found) * np.exp(-((text[1] - reference[1]) ** 2) / (2 * _SIGMA**2)))
+        product = sum(min(weight, other[group]) * other[group] for group, weight in own.items() if group in other)
+        similarities.append(product / size if size else 0.0)
+    return float(np.mean(similarities) * np.exp(-((text[1] - reference[1]) ** 2) / (2 * _SIGMA**2)))

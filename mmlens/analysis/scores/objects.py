@@ -96,7 +96,7 @@ class ObjectWords:
     def mentions(self, text: str) -> tuple[str, ...]:
         """The objects that a text mentions, in its order, each as often as it is mentioned; the longest phrase counts."""
         words, at = words_of(text), 0
-        found: list[str] = []
+        names: list[str] = []
         if {"toilet", "seat"} <= set(words):
             words = [word for word in words if word != "seat"]
         while at < len(words):
@@ -105,12 +105,12 @@ class ObjectWords:
                 form = next((form for form in _forms(phrase) if form in self._phrases), None)
                 if form is not None:
                     name = self._phrases[form]
-                    found += [] if name is None else [name]
+                    names += [] if name is None else [name]
                     break
             else:
                 length = 1
             at += length
-        return tuple(found)
+        return tuple(names)
 
 
 def _forms(phrase: str) -> list[str]:

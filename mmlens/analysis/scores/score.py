@@ -80,13 +80,13 @@ class Score:
             return mean_interval(values, groups=np.concatenate([np.repeat(groups, hits), np.repeat(groups, misses)]))
         if not np.isfinite(self.value):
             return mean_interval([])
-        found = mean_interval(self.values, groups=groups)
-        return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if is_share else found
+        mean = mean_interval(self.values, groups=groups)
+        return replace(mean, low=max(mean.low, 0.0), high=min(mean.high, 1.0)) if is_share else mean
 
     @property
     def _counts(self) -> bool:
-        both = np.stack([self.amounts, self.weights])
-        return bool((both == both.round()).all() and (self.amounts <= self.weights).all() and (both >= 0).all())
+        pair = np.stack([self.amounts, self.weights])
+        return bool((pair == pair.round()).all() and (self.amounts <= self.weights).all() and (pair >= 0).all())
 
     @property
     def values(self) -> Float[np.ndarray, "sample"]:
@@ -139,10 +139,10 @@ class ScoreTable(Viewable):
 
     @checked
     def __getitem__(self, name: str) -> Score:
-        found = {score.name: score for score in self.scores}
-        if name not in found:
-            raise InputError(f"There is no score {name!r} in {self.title}; there are {', '.join(map(repr, found))}.")
-        return found[name]
+        by_name = {score.name: score for score in self.scores}
+        if name not in by_name:
+            raise InputError(f"There is no score {name!r} in {self.title}; there are {', '.join(map(repr, by_name))}.")
+        return by_name[name]
 
     def __repr__(self) -> str:
         return f"{self.title}\n{self.to_frame().to_string(index=False)}"
@@ -163,9 +163,9 @@ class ScoreTable(Viewable):
 
 
 def _line(score: Score, baseline: Score | None) -> dict[str, object]:
-    found = score.interval
+    interval = score.interval
     line: dict[str, object] = {
-        "score": score.name, "value": score.value, "low": found.low, "high": found.high, "of": int(score.weights.sum()),
+        "score": score.name, "value": score.value, "low": interval.low, "high": interval.high, "of": int(score.weights.sum()),
         "unit": score.unit,
     }  # fmt: skip
     if baseline is not None:
@@ -234,5 +234,5 @@ class Run:
         """
         without = [name for name, sample in zip(self.names, self.samples) if not has(sample)]
         if without:
-            shown = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
-            raise InputError(f"The samples {shown} have no {what}.")
+            names_text = ", ".join(without[:3]) + (f" and {len(without) - 3} more" if len(without) > 3 else "")
+            raise InputError(f"The samples {names_text} have no {what}.")

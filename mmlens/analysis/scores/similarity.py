@@ -58,12 +58,12 @@ def best_scores(scorer: Scorer, samples: Sequence[Sample], texts: Sequence[str])
     """
     if scorer.against == "picture":
         return _numbers(scorer.score([sample.pictures[0] for sample in samples], texts))
-    several = [texts_known(sample) for sample in samples]
+    texts_of_samples = [texts_known(sample) for sample in samples]
     flat = scorer.score(
-        [reference for references in several for reference in references],
-        [text for text, references in zip(texts, several, strict=True) for _ in references],
+        [reference for references in texts_of_samples for reference in references],
+        [text for text, references in zip(texts, texts_of_samples, strict=True) for _ in references],
     )
-    ends = np.cumsum([len(references) for references in several])[:-1]
+    ends = np.cumsum([len(references) for references in texts_of_samples])[:-1]
     return np.array([part.max() for part in np.split(_numbers(flat), ends)])
 
 

@@ -50,11 +50,11 @@ _SCRIPT_LACKS = ("i'd've", "i'm", "i've", "let's", "she's", "somebody'd", "that'
 
 def _script_contractions() -> dict[str, str]:
     """The program's contractions: each without one of its apostrophes; and one that it has the wrong way round."""
-    found = {"somebody'd": "somebodyd"}
+    contractions = {"somebody'd": "somebodyd"}
     for word in (*(word for word in _CONTRACTIONS if word not in _SCRIPT_LACKS), *_SCRIPT_ONLY):
         for at in (number for number, letter in enumerate(word) if letter == "'"):
-            found[word[:at] + word[at + 1 :]] = word
-    return found
+            contractions[word[:at] + word[at + 1 :]] = word
+    return contractions
 
 
 _SCRIPT_CONTRACTIONS = _script_contractions()
@@ -108,7 +108,7 @@ def vqa_score(answer: str, people: Several[str], *, rule: VqaRule = "script") ->
         (0.0, 1.0)
     """
     if rule == "script":
-        text, *replies = (one.replace("\n", " ").replace("\t", " ").strip() for one in (answer, *people))
+        text, *replies = (item.replace("\n", " ").replace("\t", " ").strip() for item in (answer, *people))
         if len(set(replies)) > 1:
             text, replies = _script_normalised(text), list(map(_script_normalised, replies))
     else:
@@ -152,9 +152,9 @@ def vqa_accuracy(
         vqa_score(text, sample.references, rule=rule) for text, sample in zip(run.texts, run.samples, strict=True)
     ]
     kinds = [sample.types.get(by) if by else None for sample in run.samples]
-    known = sorted({name for sample in run.samples for name in sample.types})
-    if by is not None and not any(kinds) and (known or by != "answer_type"):
-        raise InputError(f"No question has the type {by!r}; they have {', '.join(map(repr, known)) or 'none'}.")
+    types = sorted({name for sample in run.samples for name in sample.types})
+    if by is not None and not any(kinds) and (types or by != "answer_type"):
+        raise InputError(f"No question has the type {by!r}; they have {', '.join(map(repr, types)) or 'none'}.")
     scores = [run.score("accuracy", "0 to 1", values)]
     for kind in sorted({kind for kind in kinds if kind is not None}):
         inside = np.array([of == kind for of in kinds])

@@ -43,9 +43,9 @@ def word_counts(dataset: Dataset, texts: Sequence[str], words: Named[str, Severa
     """
     run = Run(dataset, texts, "texts")
     scores = []
-    for name, several in words.items():
-        scores.append(run.score(name, "share of texts", [says(text, several) for text in run.texts]))
-        phrases = {bare(word) for word in several}
+    for name, word_list in words.items():
+        scores.append(run.score(name, "share of texts", [says(text, word_list) for text in run.texts]))
+        phrases = {bare(word) for word in word_list}
         scores.append(run.score(f"{name}, words", "words per text", [_count(text, phrases) for text in run.texts]))
     return ScoreTable("words", tuple(scores))
 

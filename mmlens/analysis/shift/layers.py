@@ -94,9 +94,9 @@ class LayerShifts(Viewable):
         """
         import pandas as pd
 
-        found = {name: shift.correlation(first, second) for name, shift in self.shifts.items()}
-        p = np.array([correlation.p for correlation in found.values()])
-        rows = [{"shift": name, **correlation._asdict()} for name, correlation in found.items()]
+        by_layer = {name: shift.correlation(first, second) for name, shift in self.shifts.items()}
+        p = np.array([correlation.p for correlation in by_layer.values()])
+        rows = [{"shift": name, **correlation._asdict()} for name, correlation in by_layer.items()]
         return pd.DataFrame(rows).assign(p_corrected=corrected(p, "holm"))
 
 

@@ -80,8 +80,8 @@ def word_direction(model: HookedMultimodal, weights: Float[torch.Tensor, "vocab"
     signs = torch.ones_like(direction)
     signs[::2] = -1.0
     parameter = next(model.unembed.parameters())
-    both = model.ln_final(torch.stack([signs, -signs])[None].to(parameter.device, parameter.dtype))[0].float()
-    return (direction * ((both[0] - both[1]) / 2 * signs.to(both)).to(direction)).cpu()
+    sides = model.ln_final(torch.stack([signs, -signs])[None].to(parameter.device, parameter.dtype))[0].float()
+    return (direction * ((sides[0] - sides[1]) / 2 * signs.to(sides)).to(direction)).cpu()
 
 
 def word_weights(model: HookedMultimodal, source: Sequence[str], target: Sequence[str]) -> Float[torch.Tensor, "vocab"]:
@@ -131,11 +131,11 @@ class StateDraws:
 
     def hooks(self, batch: MultimodalBatch) -> list[tuple[str, Callable[..., None]]]:
         """Hooks that add the states of a batch: at the last position where the sequence is language's, else everywhere."""
-        found = []
+        pairs = []
         for node in self._nodes:
             rule = as_rule("last" if node.sequence in GROWING else "all")
-            found.append((node.name, self._adder(node, RowReader(rule, batch, [node]))))
-        return found
+            pairs.append((node.name, self._adder(node, RowReader(rule, batch, [node]))))
+        return pairs
 
     def _adder(self, node: Node, reader: RowReader) -> Callable[..., None]:
         @reads_only
@@ -183,16 +183,16 @@ def controls_of(
         draws: of states' covariances, at the first of the points.
         weights: of the tokens that the vector is to write; None where they are not known.
     """
-    found: dict[tuple[ControlKind, int], SteeringVector] = {}
+    vectors: dict[tuple[ControlKind, int], SteeringVector] = {}
     readable = all(reads_words(model, model.graph[name]) for name in points)
     if "words" in kinds and weights is not None and weights.any() and readable:
-        found["words", 0] = vector.with_direction(word_direction(model, weights), "unembedding difference")
+        vectors["words", 0] = vector.with_direction(word_direction(model, weights), "unembedding difference")
     for seed in seeds:
         direction = draws.direction(points[0], seed) if "covariance" in kinds and draws is not None else None
         if direction is not None:
-            found["covariance", seed] = vector.with_direction(
+            vectors["covariance", seed] = vector.with_direction(
                 direction, "random direction with the states' covariance", seed
             )
     for seed in seeds if "isotropic" in kinds else ():
-        found["isotropic", seed] = vector.random(seed=seed)
-    return found
+        vectors["isotropic", seed] = vector.random(seed=seed)
+    return vectors

@@ -126,14 +126,14 @@ def dose_curve(
             progress=progress,
         ):
             for name, part in zip(("values", "baseline"), parts, strict=True):
-                known = results.tensors.get(name)
-                results.tensors[name] = part if known is None else torch.cat([known, part], dim=-1)
+                earlier = results.tensors.get(name)
+                results.tensors[name] = part if earlier is None else torch.cat([earlier, part], dim=-1)
         values, baseline = results.tensors["values"], results.tensors["baseline"]
     every = values.unflatten(0, (-1, len(steers)))
     points = tuple(str(steer.at) for steer in steers)
     sizes = [len(seeds) if kind in controls else 0 for kind in ("isotropic", "covariance")]
-    own, isotropic, covariance, words = every.split([1, *sizes, int("words" in controls)])
-    curve = DoseCurve(own[0], isotropic, baseline, points, strengths, metric_name(metric))
+    vector, isotropic, covariance, words = every.split([1, *sizes, int("words" in controls)])
+    curve = DoseCurve(vector[0], isotropic, baseline, points, strengths, metric_name(metric))
     words_of_metric = words[0] if len(words) else curve.words
     return replace(curve, covariance=covariance, words=words_of_metric, identity=results.identity)
 
@@ -173,19 +173,19 @@ class _Doses:
         self, results: Checkpoint, name: str, run: CleanRun, reading: MetricReading, progress: bool
     ) -> torch.Tensor:
         """The metric of every dose in every sample, `[dose alpha sample]`; NaN where there is no such dose."""
-        known = {number: dose for number, dose in enumerate(self.doses) if dose is not None}
-        rows = {at: _rows(run, at, self.positions) for at in {str(dose.at) for dose in known.values()}}
-        strong = [[replace(dose, alpha=alpha) for alpha in self.alphas] for dose in known.values()]
+        steers = {number: dose for number, dose in enumerate(self.doses) if dose is not None}
+        rows = {at: _rows(run, at, self.positions) for at in {str(dose.at) for dose in steers.values()}}
+        strong = [[replace(dose, alpha=alpha) for alpha in self.alphas] for dose in steers.values()]
 
         def cell(place: Place, sample: int) -> Cell:
             steer = strong[place[0]][place[1]]
             return Cell(sample, (Change(str(steer.at), rows[str(steer.at)][sample], partial(_steered, steer)),))
 
-        shape = (len(known), len(self.alphas))
+        shape = (len(steers), len(self.alphas))
         fill(results, run, shape, cell, reading, desc="dose curve", name=name, plan=False, progress=progress)
         values = results.tensors[name]
         result = values.new_full((len(self.doses), len(self.alphas), run.batch.size), torch.nan)
-        result[list(known)] = values
+        result[list(steers)] = values
         return result
 
 
@@ -233,7 +233,7 @@ def _doses(
             logits = model.run_with_hooks(batch, fwd_hooks=hooks) if hooks else None
             of_batch = metric_weights(metric, model, batch, logits) if "words" in kinds else None
             weights = of_batch if weights is None or of_batch is None else weights + of_batch
-    made = [
+    vectors_by_steer = [
         controls_of(model, steer.common_vector, [str(steer.at)], kinds, seeds=seeds, draws=draws, weights=weights)
         for steer in steers
     ]
@@ -243,7 +243,7 @@ def _doses(
     controls = [
         replace(steer, vector=vectors[key]) if key in vectors else None
         for key in keys
-        for steer, vectors in zip(steers, made, strict=True)
+        for steer, vectors in zip(steers, vectors_by_steer, strict=True)
     ]
     return [*steers, *controls]
 

@@ -131,8 +131,8 @@ class DoseCurve(Viewable, Saved):
         import pandas as pd
 
         rows = []
-        few = len(self.baseline) < 2 or "words" not in self.kinds
-        p = None if few else sign_flip_p((self.values - self.words).double().numpy(), correction="max-t")
+        has_no_test = len(self.baseline) < 2 or "words" not in self.kinds
+        p = None if has_no_test else sign_flip_p((self.values - self.words).double().numpy(), correction="max-t")
         for i, point in enumerate(self.points):
             for j, alpha in enumerate(self.alphas):
                 row: dict[str, object] = {"point": point, "alpha": alpha, "without": float(self.baseline.mean())}

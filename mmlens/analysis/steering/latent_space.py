@@ -147,8 +147,8 @@ def _mask(batch: MultimodalBatch, sample: int, blank: float, generator: torch.Ge
     """The pixels of the patches that are blanked in one draw."""
     boxes = batch.layout.grid("vision", sample=sample).boxes.round().int()
     width, height = batch.images[sample][0].size
-    drawn = torch.randperm(len(boxes), generator=generator)[: max(1, round(blank * len(boxes)))]
+    blanks = torch.randperm(len(boxes), generator=generator)[: max(1, round(blank * len(boxes)))]
     mask = torch.zeros(height, width, dtype=torch.bool)
-    for left, top, right, bottom in boxes[drawn].tolist():
+    for left, top, right, bottom in boxes[blanks].tolist():
         mask[top:bottom, left:right] = True
     return mask

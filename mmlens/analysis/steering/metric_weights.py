@@ -18,9 +18,9 @@ def metric_weights(
     """
     total: torch.Tensor | None = None
     for reading in readings(metric, model, batch.size, clean=batch):
-        whole = reading.behind(model, batch)
-        whole_logits = logits if logits is not None and whole is batch else model(whole)
-        rows = reading.rows(model, whole_logits, whole).float().cpu()
+        longer = reading.behind(model, batch)
+        whole_logits = logits if logits is not None and longer is batch else model(longer)
+        rows = reading.rows(model, whole_logits, longer).float().cpu()
         weights = _weights_of(reading.against(rows), rows)
         if weights is None:
             return None

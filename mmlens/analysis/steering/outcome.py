@@ -132,12 +132,14 @@ class SteeringReport(Viewable, Saved):
         own_cases = self.of(intervention, group)
         numbers = [[value(case) for case in self.of(name, group)] for name in (intervention, *controls)]
         rows = [
-            (float(own), sum(map(float, others)) / len(others), case.shown)
-            for case, own, *others in zip(own_cases, *numbers, strict=True)
-            if own is not None and None not in others
+            (float(steered_value), sum(map(float, others)) / len(others), case.shown)
+            for case, steered_value, *others in zip(own_cases, *numbers, strict=True)
+            if steered_value is not None and None not in others
         ]
         return paired_difference(
-            [own for own, _, _ in rows], [other for _, other, _ in rows], groups=np.array([shown for *_, shown in rows])
+            [steered_value for steered_value, _, _ in rows],
+            [other for _, other, _ in rows],
+            groups=np.array([shown for *_, shown in rows]),
         )
 
     def _controls(self, intervention: str, kind: str) -> list[str]:
@@ -228,8 +230,10 @@ class SteeringReport(Viewable, Saved):
         kinds = dict.fromkeys(cast("ControlKind", other.kind) for other in self.interventions if other.control_of)
         cells: dict[str, object] = {}
         for kind in kinds:
-            known = fact.control_of is None and self._controls(fact.name, kind)
-            beyond = self.beyond_control(fact.name, self.effect(fact.name), group, control=kind) if known else None
+            has_control = fact.control_of is None and self._controls(fact.name, kind)
+            beyond = (
+                self.beyond_control(fact.name, self.effect(fact.name), group, control=kind) if has_control else None
+            )
             cells[f"beyond {kind}"] = "" if beyond is None or not beyond.count else str(beyond)
         verdict = self.verdict(fact.name, group=group) if cells.get("beyond words") else ""
         return cells | ({"verdict": verdict} if "words" in kinds else {})

@@ -77,10 +77,10 @@ def contrastive_vectors(
     keys: list[str] = []
     for samples, batch in batches(model, dataset, batch_size=batch_size, progress=progress, desc="vectors"):
         sides = [_completions(side, samples, len(keys)) for side in (positive, negative)]
-        same = [sample for sample, (first, second) in enumerate(zip(*sides, strict=True)) if first == second]
-        if same:
+        equal = [sample for sample, (first, second) in enumerate(zip(*sides, strict=True)) if first == second]
+        if equal:
             raise InputError(
-                f"positive and negative of sample {len(keys) + same[0]} are both {sides[0][same[0]]!r}; give two that differ."
+                f"positive and negative of sample {len(keys) + equal[0]} are both {sides[0][equal[0]]!r}; give two that differ."
             )
         states = [_states(model, batch, texts, names, state) for texts in sides]
         for name in names:
@@ -120,8 +120,8 @@ def visual_vectors(
     keys: list[str] = []
     for samples, batch in batches(model, dataset, batch_size=batch_size, progress=progress, desc="vectors"):
         states, blind = [], unseen(model, batch)
-        for shown in (batch, blind):
-            _, cache = model.run_with_cache(shown, names=names, positions="last")
+        for side in (batch, blind):
+            _, cache = model.run_with_cache(side, names=names, positions="last")
             states.append({name: cache[name][:, 0].float().cpu() for name in names})
         for name in names:
             rows[name].append(states[0][name] - states[1][name])
@@ -171,10 +171,10 @@ def _states(
     for length in sorted({len(ids) for ids in tokens}):
         # all samples run, those of other lengths with the first such completion, whose states are not read
         filler = next(ids for ids in tokens if len(ids) == length)
-        ids = torch.tensor([own if len(own) == length else filler for own in tokens])
+        ids = torch.tensor([row if len(row) == length else filler for row in tokens])
         extended = model.extend(batch, ids.to(batch["input_ids"].device))
         _, cache = model.run_with_cache(extended, names=names, positions=slice(-length, None))
-        rows = [sample for sample, own in enumerate(tokens) if len(own) == length]
+        rows = [sample for sample, row in enumerate(tokens) if len(row) == length]
         for name in names:
             values = cache[name].float().cpu()[rows]
             result.setdefault(name, torch.zeros(len(texts), values.shape[-1]))

@@ -186,8 +186,8 @@ class _Run:
         return replace(fact, described=", ".join(map(repr, arm)), touched=touched if _counting(arm) else None)
 
     def _scored(self, sample: Sample, answer: str) -> float | None:
-        known = self.score is not _exact or sample.answer is not None
-        return float(self.score(sample, answer)) if known else None
+        has_truth = self.score is not _exact or sample.answer is not None
+        return float(self.score(sample, answer)) if has_truth else None
 
     def draw(self, draws: StateDraws) -> None:
         """Take the states of all prompts into random directions."""
@@ -198,12 +198,12 @@ class _Run:
     def cases(self, name: str) -> Iterator[SteeringCase]:
         """What an intervention did to every prompt."""
         before, after = (self.results.parts["passes"][desc] for desc in ("answers", f"answers, {name}"))
-        for (group, shown, prompt, truth), *texts, old, new in zip(
+        for (group, picture, prompt, truth), *texts, old, new in zip(
             before["samples"], before["texts"], after["texts"], before["scores"], after["scores"], strict=True
         ):
             truths = tuple(truth) if isinstance(truth, list) else truth
             scores = None if old is None or new is None else (old, new)
-            yield SteeringCase(name, group, shown, prompt, truths, texts[0], texts[1], scores)
+            yield SteeringCase(name, group, picture, prompt, truths, texts[0], texts[1], scores)
 
 
 def _readable(sets: Mapping[str, Dataset]) -> dict[str, Dataset]:

@@ -163,12 +163,12 @@ def contrastive_vector(
             progress=progress,
         )
         states.append(store.at(at))
-    chosen = cast(DirectionMethod, method)
+    rule = cast(DirectionMethod, method)
     vector = steering_vector(*states)  # checks that both are of one point, and says what they are
-    direction = chosen.direction(*(state.values.double() for state in states))
+    direction = rule.direction(*(state.values.double() for state in states))
     provenance = {
         **vector.provenance,
-        "method": "contrastive prompts" if isinstance(chosen, MeanDifference) else f"contrastive prompts, {chosen}",
+        "method": "contrastive prompts" if isinstance(rule, MeanDifference) else f"contrastive prompts, {rule}",
         "positive": positive,
         "negative": negative,
     }

@@ -131,11 +131,11 @@ class StoreFolder:
         if (path / MAIN).is_file():
             StoreFile.read(path).question.require(question, str(path))
             return
-        found = [item.name for item in path.iterdir()] if path.is_dir() else [path.name] * path.exists()
-        if any(name.startswith("states-") for name in found):
+        names = [item.name for item in path.iterdir()] if path.is_dir() else [path.name] * path.exists()
+        if any(name.startswith("states-") for name in names):
             StoreFile.read(path)  # says what to do
         # indices alone are those of a run that was killed before it wrote anything else
-        if any(not name.startswith((".", "index-")) for name in found):
+        if any(not name.startswith((".", "index-")) for name in names):
             raise InputError(f"{path} is no activation store and not empty; name a new folder.")
 
     @contextmanager
@@ -148,16 +148,16 @@ class StoreFolder:
         self.process.wait()
         if not self.process.is_first:
             self.process.wait()
-            done = self._done()
-            yield done
-            self._end(done)
+            n_finished = self._done()
+            yield n_finished
+            self._end(n_finished)
             return
         with locked(self.path, "The activation store"):
             self._open()
             self.process.wait()
-            done = self._done()
-            yield done
-            self._end(done)
+            n_finished = self._done()
+            yield n_finished
+            self._end(n_finished)
 
     def _end(self, done: Done) -> None:
         """Close the run once all processes are through."""

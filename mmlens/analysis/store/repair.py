@@ -89,30 +89,30 @@ def repair_store(path: Path) -> StoreCheck:
     _require_store(path)
     with locked(path, "The activation store"):
         clear_unfinished(path)
-        found = check_store(path)
-        if found:
-            return found
-        about = _main(path, found.sound)
-        lost = [
+        report = check_store(path)
+        if report:
+            return report
+        about = _main(path, report.sound)
+        missing_files = [
             name
-            for name in found.problems
-            if name.startswith("states-") and "no index lists" not in found.problems[name]
+            for name in report.problems
+            if name.startswith("states-") and "no index lists" not in report.problems[name]
         ]
         # what a damaged index listed beside what is there is not known: the last run is gone through again
-        whole = not any(name.startswith("index-") for name in found.problems)
-        complete = whole and all(_last(path, name) < about.base for name in lost)
-        for name in found.problems:
+        index_is_sound = not any(name.startswith("index-") for name in report.problems)
+        complete = index_is_sound and all(_last(path, name) < about.base for name in missing_files)
+        for name in report.problems:
             if name.startswith("states-") and (path / name).exists():
                 (path / name).rename(path / f"damaged-{name}")
-        count = max([about.processes, *(1 + int(shard.path.name.split("-")[1]) for shard in found.sound)])
+        count = max([about.processes, *(1 + int(shard.path.name.split("-")[1]) for shard in report.sound)])
         for process in range(count):
-            own = {
-                shard.path.name: shard for shard in found.sound if shard.path.name.startswith(f"states-{process:05d}-")
+            entries = {
+                shard.path.name: shard for shard in report.sound if shard.path.name.startswith(f"states-{process:05d}-")
             }
-            INDEX_FILE.write(index_of(path, process), {"shards": [own[name].entry for name in sorted(own)]})
+            INDEX_FILE.write(index_of(path, process), {"shards": [entries[name].entry for name in sorted(entries)]})
         # a run that is not finished goes on by the numbers of its samples, and so makes those anew that are missing
         replace(about, processes=count, finished=about.finished and complete).write(path)
-    return found
+    return report
 
 
 def _last(path: Path, shard: str) -> float:

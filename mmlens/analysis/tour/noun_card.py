@@ -119,11 +119,11 @@ class NounCard:
         """The verdict in words, with its numbers."""
         dose = self.doses[-1]
         draws = self.control_changes[-1]
-        most = max(map(abs, draws))
+        largest = max(map(abs, draws))
         away = "falls" if self.ablated[-1] < self.log_odds else "goes"
         return (
             f"Without its {dose} neurons {self.word.text!r} {away} from {self.log_odds:.1f} to {self.ablated[-1]:.1f} nats of "
-            f"log-odds; {len(draws)} sets of random neurons of the same layers, as active, move it by at most {most:.2f}."
+            f"log-odds; {len(draws)} sets of random neurons of the same layers, as active, move it by at most {largest:.2f}."
         )
 
     def to_json(self) -> dict[str, object]:
@@ -153,5 +153,5 @@ def fitting(doses: Sequence[int], scores: NeuronScores) -> tuple[int, ...]:
     """Doses that leave in every layer as many other neurons as are ablated, for the control; at least one neuron."""
     width = scores.scores.shape[1]
     most = scores.scores.numel()
-    kept = [dose for dose in dict.fromkeys(doses) if dose <= most and max(scores.layers(dose)) <= width // 2]
-    return tuple(kept) or (1,)
+    counts = [dose for dose in dict.fromkeys(doses) if dose <= most and max(scores.layers(dose)) <= width // 2]
+    return tuple(counts) or (1,)

@@ -217,11 +217,11 @@ def _patched(
     blocks = sweep(positions.grid(max(1, min(grid.shape) // _BLOCKS)))
     if not has_twin:
         return blocks, None
-    changed = _difference(at_word.images[0][0], corrupted.images[0][0], grid.shape)
+    change = _difference(at_word.images[0][0], corrupted.images[0][0], grid.shape)
     boxes = grid.boxes.round().long().tolist()
-    if all(changed[top:bottom, left:right].any() for left, top, right, bottom in boxes):
+    if all(change[top:bottom, left:right].any() for left, top, right, bottom in boxes):
         return blocks, None  # the twin is another picture altogether
-    thing = positions.mask(changed)
+    thing = positions.mask(change)
     parts = sweep({"thing": thing, "rest": positions.image - thing}).mean_recovered
     return blocks, (float(parts[:, 0].max()), float(parts[:, 1].max()))
 

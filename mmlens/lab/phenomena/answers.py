@@ -26,22 +26,22 @@ def answers(subject: Subject, sizes: Sizes) -> Measured:
         for group, (_, _, question) in zip(groups, rows, strict=True)
     ]
     right = subject.is_right(samples)
-    few = np.random.default_rng(sizes.seed).permutation(len(rows))[: sizes.share(1)]
-    blind = subject.is_right([elsewhere[i] for i in few])
-    log_p = subject.log_p([samples[i] for i in few]).numpy()
+    picks = np.random.default_rng(sizes.seed).permutation(len(rows))[: sizes.share(1)]
+    blind = subject.is_right([elsewhere[i] for i in picks])
+    log_p = subject.log_p([samples[i] for i in picks]).numpy()
     kinds = np.array([kind for kind, _, _ in rows])
     accuracies = {kind: mean_interval(right[kinds == kind]) for kind in cases}
     findings = [
         Finding(
             "accuracy, all kinds",
             mean_interval(right, groups=groups),
-            controls=(Control("the picture of another scene", mean_interval(blind, groups=groups[few])),),
+            controls=(Control("the picture of another scene", mean_interval(blind, groups=groups[picks])),),
             target=_ACCURACY,
             note=subject.world.trained_in.get("answers", ""),
         ),
         *(Finding(f"accuracy: {kind}", interval, target=_ACCURACY) for kind, interval in accuracies.items()),
         Finding(
-            "median log p of the true answer", median_interval(log_p, groups[few], seed=sizes.seed), "nats", target=_LOG_P
+            "median log p of the true answer", median_interval(log_p, groups[picks], seed=sizes.seed), "nats", target=_LOG_P
         ),
     ]  # fmt: skip
     return Measured(findings)

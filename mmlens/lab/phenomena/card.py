@@ -78,10 +78,10 @@ def card(
     names = [name for name in dict.fromkeys(only or PHENOMENA) if name not in content["phenomena"]]
     for name in progress_over(names, "phenomena", disable=not progress):
         start = time.process_time()
-        measured = PHENOMENA[name](subject, sizes)
+        outcome = PHENOMENA[name](subject, sizes)
         content["phenomena"][name] = {
-            "findings": [finding.as_json() for finding in measured.findings],
-            "details": dict(measured.details),
+            "findings": [finding.as_json() for finding in outcome.findings],
+            "details": dict(outcome.details),
             "seconds": round(time.process_time() - start, 1),
         }
         if out is not None:
@@ -112,9 +112,11 @@ def read_card(path: Path) -> dict[str, Any]:
 
 def findings(content: Mapping[str, Any]) -> dict[str, list[Finding]]:
     """The findings of a card by phenomenon, in the order of `PHENOMENA`."""
-    measured = content["phenomena"]
+    phenomena = content["phenomena"]
     return {
-        name: [Finding.from_json(part) for part in measured[name]["findings"]] for name in PHENOMENA if name in measured
+        name: [Finding.from_json(part) for part in phenomena[name]["findings"]]
+        for name in PHENOMENA
+        if name in phenomena
     }
 
 

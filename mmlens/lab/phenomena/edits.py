@@ -30,14 +30,14 @@ def edits(subject: Subject, sizes: Sizes) -> Measured:
     """Measure an edit of "red" to "blue", of the word alone and of the belief, on scenes that it was not taught from."""
     cases = _color_cases(subject, sizes)
     # an edit is taught where the model says the source, and judged where it does
-    said = [case for case in cases if case[1].answer == _SOURCE]
-    texts = subject.replies([subject.sample(*case) for case in said], tokens=6)
-    red = [case for case, text in zip(said, texts, strict=True) if is_answer(text, _SOURCE)]
+    color_cases = [case for case in cases if case[1].answer == _SOURCE]
+    texts = subject.replies([subject.sample(*case) for case in color_cases], tokens=6)
+    red = [case for case, text in zip(color_cases, texts, strict=True) if is_answer(text, _SOURCE)]
     others = [case for case in cases if case[1].answer not in (_SOURCE, _WORD)]
     half, few = len(red) // 2, sizes.share(0.06, least=_BATCH)
     lessons, judged = red[:half][: 2 * few], red[half:][:few]
     if half < 2:
-        return Measured([absent("edits", f"{len(red)} of {len(said)} questions are answered {_SOURCE!r}")])
+        return Measured([absent("edits", f"{len(red)} of {len(color_cases)} questions are answered {_SOURCE!r}")])
     unseen = [subject.sample(*case, name=f"other {n}") for n, case in enumerate(others[len(lessons) :][: 2 * few])]
     edits_by_name = _teach(subject, lessons, others[: len(lessons)], few)
     presence = _presence(subject, judged)

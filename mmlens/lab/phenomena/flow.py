@@ -48,11 +48,11 @@ def flow(subject: Subject, sizes: Sizes) -> Measured:
     if len(right) < 4:
         return Measured([absent("flow", f"the picture decides only {len(right)} of {len(cases)} answers for a colour")])
     window = max(1, round(_WINDOW * subject.model.cfg.n_layers))
-    lost: dict[str, list[np.ndarray]] = {}
+    losses: dict[str, list[np.ndarray]] = {}
     for first in range(0, len(right), 16):
         for name, values in _cuts(subject, right[first : first + 16], window).items():
-            lost.setdefault(name, []).append(values)
-    curves = {name: np.concatenate(parts, axis=1) for name, parts in lost.items()}
+            losses.setdefault(name, []).append(values)
+    curves = {name: np.concatenate(parts, axis=1) for name, parts in losses.items()}
     findings = []
     for leg, everywhere in curves.items():
         if leg.endswith(_GROUND):
@@ -75,8 +75,8 @@ def flow(subject: Subject, sizes: Sizes) -> Measured:
         low, high = max(0, best - window // 2), min(subject.model.cfg.n_layers - 1, best + (window - 1) // 2)
         note = f"layers {low}-{high}, window of {window}"
         findings.append(Finding(f"{leg}, deepest window", mean_interval(everywhere[best, ~even]), _UNIT, note=note))
-    shown = {name: [round(float(value), 4) for value in values.mean(1)] for name, values in curves.items()}
-    return Measured(findings, {"share of p lost by window, the last: every layer": shown})
+    layer_means = {name: [round(float(value), 4) for value in values.mean(1)] for name, values in curves.items()}
+    return Measured(findings, {"share of p lost by window, the last: every layer": layer_means})
 
 
 @torch.no_grad()
@@ -91,18 +91,18 @@ def _cuts(subject: Subject, cases: Sequence[Case], window: int) -> dict[str, np.
         for rows, image, end in zip(layout.text, layout.image, last, strict=True)
     ]
     empty = background(batch, [scene for scene, _ in cases])
-    few = min(map(len, question))
+    least_rows = min(map(len, question))
     ground = [image[torch.from_numpy(rows)] for image, rows in zip(layout.image, empty, strict=True)]
-    both = [torch.cat([rows, rows.new_tensor([end])]) for rows, end in zip(question, last, strict=True)]
-    some = [rows[torch.linspace(0, len(rows) - 1, few).long()] for rows in ground]
+    rows_and_last = [torch.cat([rows, rows.new_tensor([end])]) for rows, end in zip(question, last, strict=True)]
+    some = [rows[torch.linspace(0, len(rows) - 1, least_rows).long()] for rows in ground]
     legs: dict[str, tuple[Positions, Positions, Positions]] = {
         "image -> question": (question, "image", ground),
         "question -> last": ("last", question, some),
         "image -> last": ("last", "image", ground),
-        "image -> question and last": (both, "image", ground),
+        "image -> question and last": (rows_and_last, "image", ground),
     }
     cut = partial(mm.knock_out, model, batch, metric=metric, progress=False)
-    lost = {}
+    losses = {}
     for leg, (queries, keys, others) in legs.items():
         layers = None if leg in _TARGETS else [0]
         for name, sweep in (
@@ -110,5 +110,5 @@ def _cuts(subject: Subject, cases: Sequence[Case], window: int) -> dict[str, np.
             (leg + _GROUND, cut(queries=queries, keys={"ground": others}, layers=[0])),
         ):
             values = torch.cat([sweep.values[:, 0], sweep.corrupted[None]])
-            lost[name] = (1 - values / sweep.clean.clamp(min=math.exp(-20))).numpy()
-    return lost
+            losses[name] = (1 - values / sweep.clean.clamp(min=math.exp(-20))).numpy()
+    return losses

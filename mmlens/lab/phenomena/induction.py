@@ -29,10 +29,10 @@ def induction(subject: Subject, sizes: Sizes) -> Measured:
             set(model.tokenizer.get_vocab().values()) - set(model.tokenizer.all_special_ids) - _placeholders(subject)
         )
     )
-    drawn = vocabulary[torch.randint(len(vocabulary), (count, 2 * _LENGTH), generator=generator)]
+    tokens = vocabulary[torch.randint(len(vocabulary), (count, 2 * _LENGTH), generator=generator)]
     bos = model.tokenizer.bos_token_id
     start = torch.full((count, 0 if bos is None else 1), 0 if bos is None else bos)
-    once, other = drawn.split(_LENGTH, 1)
+    once, other = tokens.split(_LENGTH, 1)
     nll, scores = {}, {}
     for name, second in (("again", once), ("others", other)):
         ids = torch.cat([start, once, second], 1)

@@ -76,14 +76,14 @@ def _hits(
         part = scenes[first : first + 16]
         batch = model.prepare([world.caption_request] * len(part), images=[[scene.image] for scene in part])
         shuffled = mm.corrupt.shuffle(model, batch, at="pixels", seed=seed)
-        tops, mixed = (_top(subject, run) for run in (batch, shuffled))
+        tops, tops_shuffled = (_top(subject, run) for run in (batch, shuffled))
         for thing in things(batch, part):
             said, scene = tops[thing.sample][:, thing.rows], first + thing.sample
             add("thing", scene, said, words[thing.noun])
             # a patch of the thing that came to lie where it was is no control
             elsewhere = thing.rows[~np.isin(sources(batch, shuffled, thing.sample)[thing.rows], thing.rows)]
             if len(elsewhere):
-                add("shuffled", scene, mixed[thing.sample][:, elsewhere], words[thing.noun])
+                add("shuffled", scene, tops_shuffled[thing.sample][:, elsewhere], words[thing.noun])
             add("word", scene, said, words[thing.noun] | colors[thing.color] | subject.first_tokens(thing.size))
         for sample, rows in enumerate(background(batch, part)):
             if len(rows):

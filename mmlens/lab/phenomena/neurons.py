@@ -40,7 +40,7 @@ def neurons(subject: Subject, sizes: Sizes) -> Measured:
         why = "no noun of a caption was also said of the scene in words"
         return Measured([absent(f"top {_TOP} shared by picture and words", why, Target(0.5)), zeroed])
     picture = report.interval(SHARED.name, _METHOD)
-    shared = Finding(
+    overlap = Finding(
         f"top {_TOP} shared by picture and words", picture, "share of neurons",
         (
             Control("as active on either side", report.draws(SHARED.name, _METHOD, control="matched")),
@@ -52,4 +52,4 @@ def neurons(subject: Subject, sizes: Sizes) -> Measured:
         "shared, beyond those as active", report.difference(SHARED.name, _METHOD, minus=control_of(_METHOD, "matched")),
         "share of neurons", target=Target(0.3),
     )  # fmt: skip
-    return Measured([shared, beyond, zeroed])
+    return Measured([overlap, beyond, zeroed])

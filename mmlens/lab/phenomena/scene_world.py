@@ -31,8 +31,8 @@ class SceneWorld:
 
     def nouns_together(self, n: int, seed: int) -> Sequence[Sequence[str]]:
         """The nouns of scenes of the training stream."""
-        drawn = composing.scenes(n, seed=seed, split="train")
-        return [[thing.shape for thing in scene.placed] for scene in drawn]
+        scene_list = composing.scenes(n, seed=seed, split="train")
+        return [[thing.shape for thing in scene.placed] for scene in scene_list]
 
     def questions(self, scene: LabScene) -> Sequence[LabQuestion]:
         """The scene's questions."""

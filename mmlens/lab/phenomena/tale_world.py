@@ -135,9 +135,9 @@ class TaleWorld:
                 for thing in tale.placed
                 if thing.shape in nouns and (thing.shape, thing.color) not in _PAIRS
             ]
-            drawn = [pairs[number % len(pairs)] for number in range(n)]
-            tales = [composing.scene(seed * 1_000_000 + number, pair=pair) for number, pair in enumerate(drawn)]
-            cases = [_colored(tale, noun) for tale, (noun, _) in zip(tales, drawn, strict=True)]
+            pair_list = [pairs[number % len(pairs)] for number in range(n)]
+            tales = [composing.scene(seed * 1_000_000 + number, pair=pair) for number, pair in enumerate(pair_list)]
+            cases = [_colored(tale, noun) for tale, (noun, _) in zip(tales, pair_list, strict=True)]
             sorts[name] = PairedCases(cases, frequent[:n], "frequent pairs of the same nouns")
         rng = random.Random(f"phrasings {seed}")
         unseen: list[Case] = []

@@ -45,6 +45,6 @@ def two_hop(subject: Subject, sizes: Sizes) -> Measured:
 
 
 def _right(subject: Subject, cases: Sequence[Case], *, shift: int = 0, in_words: bool = False) -> Interval:
-    shown = [cases[(number + shift) % len(cases)][0] for number in range(len(cases))]
-    samples = [subject.sample(scene, question) for scene, (_, question) in zip(shown, cases, strict=True)]
+    other_scenes = [cases[(number + shift) % len(cases)][0] for number in range(len(cases))]
+    samples = [subject.sample(scene, question) for scene, (_, question) in zip(other_scenes, cases, strict=True)]
     return mean_interval(subject.is_right([sample.as_writing for sample in samples] if in_words else samples))

@@ -78,14 +78,14 @@ def stores(model: HookedMultimodal, folder: Path, *, n_scenes: int, seed: int) -
         n_scenes: scenes of the training split.
         seed: of the scenes, and of which questions are asked.
     """
-    drawn = scenes(n_scenes, seed, split="train")
+    scene_list = scenes(n_scenes, seed, split="train")
     rng = np.random.default_rng(seed)
 
     def samples(questions: int) -> Iterator[Sample]:
-        for scene in drawn:
+        for scene in scene_list:
             texts = [question.text for question in scene.questions]
-            chosen = rng.permutation(len(texts))[:questions]
-            for prompt in (CAPTION_PROMPT, *(texts[i] for i in chosen)):
+            numbers = rng.permutation(len(texts))[:questions]
+            for prompt in (CAPTION_PROMPT, *(texts[i] for i in numbers)):
                 yield Sample((scene.image,), prompt, name=f"scene {scene.seed}")
 
     pictures, answered = list(samples(0)), list(samples(_QUESTIONS))

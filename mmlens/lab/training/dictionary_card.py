@@ -73,18 +73,18 @@ def card(folder: Path, *, n_scenes: int, seed: int) -> dict[str, Any]:
     """
     model, sets = HookedMultimodal.from_pretrained(WEIGHTS, dtype="float32"), Sets.of(n_scenes, seed)
     batch = _answered(model, sets.judged[:60])
-    found: dict[str, Any] = {"scenes": n_scenes, "seed": seed, "dictionaries": {}}
+    content: dict[str, Any] = {"scenes": n_scenes, "seed": seed, "dictionaries": {}}
     saes = {name: load_sae(folder / name) for name in _NEURONS}
     for name, sae in saes.items():
-        found["dictionaries"][name] = quality(model, sae, batch)
+        content["dictionaries"][name] = quality(model, sae, batch)
     for group in ("transcoders", "vision_transcoders"):
         layers = [load_sae(path) for path in sorted((folder / group).iterdir(), key=lambda path: int(path.name))]
         for layer, sae in enumerate(layers):
-            found["dictionaries"][f"{group}/{layer}"] = quality(model, sae, batch)
-        found[f"{group}, all replaced"] = replaced_together(model, layers, batch)
+            content["dictionaries"][f"{group}/{layer}"] = quality(model, sae, batch)
+        content[f"{group}, all replaced"] = replaced_together(model, layers, batch)
     for name, values in truths(model, saes, sets).items():
-        found["dictionaries"][name] |= values
-    return found
+        content["dictionaries"][name] |= values
+    return content
 
 
 def _answered(model: HookedMultimodal, drawn: Sequence[Scene]) -> MultimodalBatch:
@@ -96,16 +96,16 @@ def _answered(model: HookedMultimodal, drawn: Sequence[Scene]) -> MultimodalBatc
 
 def quality(model: HookedMultimodal, sae: SparseDictionary, batch: MultimodalBatch) -> dict[str, Any]:
     """What a dictionary gives back, and what the model loses by it."""
-    measured = sae_card(model, sae, batch, last=_ANSWER)
-    kinds = {kind: asdict(values) for kind, values in measured.kinds.items()}
-    losses = {"ce": measured.ce, "ce_replaced": measured.ce_replaced, "ce_zero": measured.ce_zero}
+    content = sae_card(model, sae, batch, last=_ANSWER)
+    kinds = {kind: asdict(values) for kind, values in content.kinds.items()}
+    losses = {"ce": content.ce, "ce_replaced": content.ce_replaced, "ce_zero": content.ce_zero}
     return {
-        "at": measured.at,
+        "at": content.at,
         "n_features": len(sae),
         "kinds": kinds,
         **losses,
-        "ce_recovered": measured.ce_recovered,
-        "dead": measured.dead,
+        "ce_recovered": content.ce_recovered,
+        "dead": content.dead,
     }
 
 
@@ -252,8 +252,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=181, help="of the first set (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file; its tables go beside it, as .md")
     options = parser.parse_args(arguments)
-    found = card(options.folder, n_scenes=options.scenes, seed=options.seed)
-    for path, text in ((options.out, json.dumps(found, indent=1)), (options.out.with_suffix(".md"), table(found))):
+    content = card(options.folder, n_scenes=options.scenes, seed=options.seed)
+    for path, text in ((options.out, json.dumps(content, indent=1)), (options.out.with_suffix(".md"), table(content))):
         with whole_file(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 

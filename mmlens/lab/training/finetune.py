@@ -65,8 +65,8 @@ def _shrink(folder: Path) -> None:
     save_file({name: value.half() for name, value in load_file(weights).items()}, weights, {"format": "pt"})
     weights.chmod(0o644)
     config = folder / "adapter_config.json"
-    written = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": "mmlens.lab"}
-    config.write_text(json.dumps({key: written[key] for key in _CONFIGURED}, indent=2) + "\n", encoding="utf-8")
+    content = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": "mmlens.lab"}
+    config.write_text(json.dumps({key: content[key] for key in _CONFIGURED}, indent=2) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:

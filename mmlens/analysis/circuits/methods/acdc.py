@@ -55,10 +55,10 @@ class ACDC(CircuitMethod):
                     if not is_used:
                         continue
                     values = [divergence(a, pairs, patched) for a, pairs in zip(answers, batches, strict=True)]
-                    found = float(torch.cat(values).mean())
-                    scores[reader, writer] = current - found
-                    if found - current < self.tau:
-                        current = found
+                    mean_value = float(torch.cat(values).mean())
+                    scores[reader, writer] = current - mean_value
+                    if mean_value - current < self.tau:
+                        current = mean_value
                     else:
                         patched[reader, writer] = False
         return Found(scores, graph.connected(graph.allowed & ~patched))

@@ -62,30 +62,30 @@ def _shares(
     for number in allowed.nonzero().flatten().tolist():
         only = torch.zeros_like(allowed)
         only[number] = True
-        written = writing.added(pair.clean_values, only, reader.stream)
-        if written is not None:
-            fitted(written, received, reader)  # modules may hold the rows in another form, and no others
-            stream = received.to(written.device).reshape(written.shape)
-            near[number] = (stream.abs().sum(-1) - (stream - written.float()).abs().sum(-1)).clamp(min=0)
+        total = writing.added(pair.clean_values, only, reader.stream)
+        if total is not None:
+            fitted(total, received, reader)  # modules may hold the rows in another form, and no others
+            stream = received.to(total.device).reshape(total.shape)
+            near[number] = (stream.abs().sum(-1) - (stream - total.float()).abs().sum(-1)).clamp(min=0)
     if not near:
         return result
     rows = torch.stack(list(near.values()), -1)
-    counted = _rows_that_count(pair, reader, rows[..., 0])
-    shares = rows / rows.sum(-1, keepdim=True).clamp(min=1e-12) * counted[..., None]
+    row_mask = _rows_that_count(pair, reader, rows[..., 0])
+    shares = rows / rows.sum(-1, keepdim=True).clamp(min=1e-12) * row_mask[..., None]
     source = next(s for s in writing.sources if s.stream == reader.stream)
-    totals = sums_of_samples(source.rows, writing.batch, torch.cat([shares, counted[..., None]], -1))
+    totals = sums_of_samples(source.rows, writing.batch, torch.cat([shares, row_mask[..., None]], -1))
     result[list(near)] = (totals[:-1] / totals[-1].clamp(min=1)).cpu()
     return result
 
 
 def _rows_that_count(pair: Pair, reader: Reader, rows: torch.Tensor) -> torch.Tensor:
     """Where there are tokens; for the logits, only where the metric reads them."""
-    counted = torch.ones_like(rows)
+    row_mask = torch.ones_like(rows)
     is_token = pair.clean.layout.is_token
     if reader.part != "language" or rows.shape[:2] != is_token.shape:
-        return counted
-    counted = counted * is_token.to(counted)
+        return row_mask
+    row_mask = row_mask * is_token.to(row_mask)
     if reader.name == "logits":
-        from_end = counted.flip(1).cumsum(1).flip(1)
-        counted = counted * (from_end <= pair.reading.n_rows)
-    return counted
+        from_end = row_mask.flip(1).cumsum(1).flip(1)
+        row_mask = row_mask * (from_end <= pair.reading.n_rows)
+    return row_mask

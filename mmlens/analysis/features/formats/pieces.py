@@ -48,9 +48,9 @@ class Files:
             InputError: names them, and what is possible.
         """
         for name, values in possible.items():
-            found = self.cfg.get(name)
-            if found is not None and found not in values:
-                raise self.wrong(f"{name}={found!r}; possible are {', '.join(map(repr, values))}.")
+            value = self.cfg.get(name)
+            if value is not None and value not in values:
+                raise self.wrong(f"{name}={value!r}; possible are {', '.join(map(repr, values))}.")
 
     def named(self, *names: str, optional: Collection[str] = ()) -> dict[str, torch.Tensor]:
         """The tensors of some names, and no others.

@@ -173,12 +173,12 @@ class Coder:
         """How much of what was not given back the dead features leave, at most d/2 of them in a row."""
         rows = dead.nonzero().flatten()
         codes = self._pre_codes(x)[:, rows].relu()
-        most = error.shape[1] // 2
-        if len(rows) > most:
-            best = codes.topk(most, dim=-1, sorted=False)
+        limit = error.shape[1] // 2
+        if len(rows) > limit:
+            best = codes.topk(limit, dim=-1, sorted=False)
             codes = torch.zeros_like(codes).scatter(-1, best.indices, best.values)
         left = (codes @ self._coder.W_dec[rows] - error).square().sum() / error.square().sum().clamp_min(1e-12)
-        return min(len(rows) / most, 1.0) * left
+        return min(len(rows) / limit, 1.0) * left
 
     # -- what a checkpoint holds ---------------------------------------------------------------------------------------
 

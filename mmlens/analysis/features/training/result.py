@@ -60,13 +60,13 @@ class SAETraining(Viewable):
 
     def __repr__(self) -> str:
         quality = self.held_out
-        said = (
+        note = (
             "no pictures held out"
             if quality is None
             else f"on {quality.rows} rows of held-out pictures: explained variance {quality.explained_variance:.3f}, L0 "
             f"{quality.l0:.1f}"
         )
-        return f"SAETraining({self.sae!r}; {said}; dead {self.dead:.1%}; {self.n_rows} rows, {self.history[-1].step} steps)"
+        return f"SAETraining({self.sae!r}; {note}; dead {self.dead:.1%}; {self.n_rows} rows, {self.history[-1].step} steps)"
 
     def to_frame(self) -> "pd.DataFrame":
         """A row per point of the history: step, rows, unexplained, auxiliary, dead."""

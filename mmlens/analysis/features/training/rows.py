@@ -62,13 +62,13 @@ class TrainingRows:
             raise InputError("There are no states to train on: pass a store from mm.collect, states of it, or several.")
         targets = tuple(_states_of(piece, at) for piece in pieces)
         if isinstance(source, str):
-            whole = [piece for piece in pieces if isinstance(piece, ActivationStore)]
-            if len(whole) < len(pieces):
+            stores = [piece for piece in pieces if isinstance(piece, ActivationStore)]
+            if len(stores) < len(pieces):
                 raise InputError(
                     f"source={source!r} names a point of a store; beside states of one point pass those of the source."
                 )
             sources = tuple(
-                _states_of(piece, _stored(piece, source, target.at)) for piece, target in zip(whole, targets)
+                _states_of(piece, _stored(piece, source, target.at)) for piece, target in zip(stores, targets)
             )
         else:
             sources = () if source is None else (source,)
@@ -83,13 +83,15 @@ class TrainingRows:
             flat = [piece.at for piece in pieces if len(piece.values.shape) < 2]
             if flat:
                 raise InputError(f"States must be [sample width], and those at {flat[0]} are one number each.")
-            found = {(piece.at, tuple(piece.values.shape[1:])) for piece in pieces}
-            if len(found) > 1:
-                said = ", ".join(f"{list(shape)} at {at}" for at, shape in sorted(found))
-                raise InputError(f"A dictionary is of states of one point and width, found {said}; name one: at=...")
+            shapes = {(piece.at, tuple(piece.values.shape[1:])) for piece in pieces}
+            if len(shapes) > 1:
+                shapes_text = ", ".join(f"{list(shape)} at {at}" for at, shape in sorted(shapes))
+                raise InputError(
+                    f"A dictionary is of states of one point and width, found {shapes_text}; name one: at=..."
+                )
         for target, source in zip(self.targets, self.sources):
-            same = len(target) == len(source) and target.keys == source.keys and target.steps == source.steps
-            if not same:
+            is_paired = len(target) == len(source) and target.keys == source.keys and target.steps == source.steps
+            if not is_paired:
                 raise InputError(
                     f"What is read and what is written must be of the same rows, found {len(source)} at {source.at} and "
                     f"{len(target)} at {target.at}, or other samples or positions; collect both points together."

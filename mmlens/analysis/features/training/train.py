@@ -103,7 +103,7 @@ def train_sae(
     rows = TrainingRows.of(states, at, source, held_out=held_out, seed=seed)
     if rows.count < 2:
         raise InputError(f"held_out={held_out} leaves {rows.count} of {len(rows)} rows to train on; hold out fewer.")
-    chosen: Selection = selection or ("topk" if source is None else "jumprelu")
+    rule: Selection = selection or ("topk" if source is None else "jumprelu")
     target, at_in = rows.targets[0].at, _at_in(rows, source)
     settings: dict[str, Any] = {
         "trainer": f"mmlens.train_sae, sparsify {require_sparsify().__version__}",
@@ -116,7 +116,7 @@ def train_sae(
         "held_out": held_out,
         "dead_after": dead_after,
         "seed": seed,
-        "selection": chosen,
+        "selection": rule,
     }
     run = Checkpoint(
         checkpoint, "training", lambda _: {"states": rows.identity, "settings": identity_of(settings), "at": target}
@@ -124,7 +124,7 @@ def train_sae(
     first_x, first_y = _first_rows(rows, at_in)
     coder = Coder(
         *(first_x, first_y),
-        n_features=n_features, k=k, selection=chosen, transcodes=source is not None, skip=skip,
+        n_features=n_features, k=k, selection=rule, transcodes=source is not None, skip=skip,
         lr=lr, dead_after=dead_after, seed=seed, device=torch.device(device),
     )  # fmt: skip
     history = _learn(rows, coder, run, epochs=epochs, batch_size=batch_size, progress=progress)
@@ -194,14 +194,14 @@ def _learn(
 
 def _batches(rows: TrainingRows, counts: list[list[int]], start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """All batches from a step on; buffers before it are not read."""
-    done = 0
+    n_before = 0
     for epoch, buffers in enumerate(counts):
         for number, count in enumerate(buffers):
-            if done + count > start:
+            if n_before + count > start:
                 x, y = rows.buffer(epoch, number)
                 pieces = list(zip(x.tensor_split(count), y.tensor_split(count), strict=True))
-                yield from pieces[max(0, start - done) :]
-            done += count
+                yield from pieces[max(0, start - n_before) :]
+            n_before += count
 
 
 @torch.no_grad()

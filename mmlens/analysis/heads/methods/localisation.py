@@ -53,11 +53,11 @@ class LocalisationHeads(HeadMethod):
         is_candidate = mean >= elbow(mean.flatten())
         entropy[:, ~is_candidate] = torch.inf
         flat = entropy.flatten(1)
-        chosen = torch.zeros_like(flat)
+        mask = torch.zeros_like(flat)
         k = min(self.best, flat.shape[1])
-        chosen.scatter_(1, flat.argsort(dim=1, stable=True)[:, :k], 1.0)
-        chosen[flat.isinf()] = 0.0
-        score = chosen.mean(0).reshape(mean.shape)
+        mask.scatter_(1, flat.argsort(dim=1, stable=True)[:, :k], 1.0)
+        mask[flat.isinf()] = 0.0
+        score = mask.mean(0).reshape(mean.shape)
         tie = torch.where(entropy.isinf(), torch.tensor(1e9, dtype=entropy.dtype), entropy).mean(0)
         return score.masked_fill(~is_candidate, 0.0), tie
 

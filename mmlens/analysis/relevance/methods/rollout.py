@@ -28,7 +28,7 @@ class Rollout(RelevanceMethod):
         result: torch.Tensor | None = None
         for pattern in values.values():
             require_square(pattern)
-            mixed = pattern.float().mean(-3) + torch.eye(pattern.shape[-1], device=pattern.device)
-            mixed = mixed / mixed.sum(-1, keepdim=True)
-            result = mixed if result is None else mixed @ result
+            with_skip = pattern.float().mean(-3) + torch.eye(pattern.shape[-1], device=pattern.device)
+            with_skip = with_skip / with_skip.sum(-1, keepdim=True)
+            result = with_skip if result is None else with_skip @ result
         return result if result is not None else torch.zeros(0)

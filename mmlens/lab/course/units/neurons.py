@@ -55,9 +55,9 @@ def _change(model: HookedMultimodal, units: Units) -> float:
 
 
 def _draws(model: HookedMultimodal) -> list[float]:
-    chosen = top(contributions(model), 50)
+    top_units = top(contributions(model), 50)
     before = log_odds(model)
-    return [log_odds(model, units) - before for units in random_units(model, like=chosen, draws=10, seed=0)]
+    return [log_odds(model, units) - before for units in random_units(model, like=top_units, draws=10, seed=0)]
 
 
 def _band(model: HookedMultimodal) -> list[float]:

@@ -26,8 +26,8 @@ def _pairs(style: str) -> Pairs:
     base = _by_noun(model)
     with model.adapter(style):
         tuned = _by_noun(model)
-    shared = [key for key in base if key in tuned]
-    return torch.stack([torch.stack([states[key] for key in shared]) for states in (base, tuned)])
+    nouns = [key for key in base if key in tuned]
+    return torch.stack([torch.stack([states[key] for key in nouns]) for states in (base, tuned)])
 
 
 def _by_noun(model: HookedMultimodal) -> dict[tuple[str, str], torch.Tensor]:

@@ -21,9 +21,10 @@ LAYER, ALPHA, N_FIT, N = 2, 2.0, 30, 10
 
 def _questions(kind: QuestionKind, answer: str | None, *, fit: bool) -> list[tuple[Scene, str]]:
     """The first question of a kind, with this answer, of each scene that has one."""
-    drawn = scenes(60, seed=8, split="train") if fit else scenes(60, seed=9)
+    scene_list = scenes(60, seed=8, split="train") if fit else scenes(60, seed=9)
     texts = [
-        (each, [q.text for q in each.questions if q.kind == kind and answer in (None, q.answer)][:1]) for each in drawn
+        (each, [q.text for q in each.questions if q.kind == kind and answer in (None, q.answer)][:1])
+        for each in scene_list
     ]
     return [(each, named[0]) for each, named in texts if named][: N_FIT if fit else N]
 

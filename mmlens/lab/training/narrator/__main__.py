@@ -43,17 +43,17 @@ def main(arguments: list[str] | None = None) -> None:
     text.run()
     print(f"text: {text.step} steps, {text.tokens / 1e6:.1f}M tokens, {text.seconds / 60:.1f} minutes")
     runs: list[PictureRun] = []
-    found = closed_gates("text", gauge(text))
+    closed = closed_gates("text", gauge(text))
     for number, picture_stage in enumerate((PROJECTOR_STAGE, JOINT_STAGE, LENS_STAGE), start=1):
-        if found:
-            parser.exit(1, f"stopped after {STAGES[number - 1]}: {'; '.join(found)}\n")
+        if closed:
+            parser.exit(1, f"stopped after {STAGES[number - 1]}: {'; '.join(closed)}\n")
         if STAGES.index(options.stage) < number:
             break
         run = PictureRun(picture_stage, text, seed=options.seed)
         run.run()
         print(f"{picture_stage.name}: {run.step} steps, {run.seconds / 60:.1f} minutes")
         runs.append(run)
-        found = closed_gates(picture_stage.name, run.gauge())
+        closed = closed_gates(picture_stage.name, run.gauge())
     if runs:
         export(options.out / "model", text, *runs)
         print(f"the model is in {options.out / 'model'}")

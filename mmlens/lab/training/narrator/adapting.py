@@ -43,8 +43,8 @@ class LowRank:
 
     def merged(self) -> dict[str, Tensor]:
         """All weights with the changes added, gradients kept."""
-        changed = {name: self._weights[name] + self.outward[name] @ self.inward[name] for name in self.inward}
-        return self._weights | changed
+        new_weights = {name: self._weights[name] + self.outward[name] @ self.inward[name] for name in self.inward}
+        return self._weights | new_weights
 
     def state(self) -> dict[str, Tensor]:
         """The changes alone, under peft's names."""

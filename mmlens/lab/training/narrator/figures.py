@@ -52,8 +52,8 @@ class Reader:
     def __init__(
         self, model: LlavaForConditionalGeneration, processor: LlavaProcessor, weights: Weights | None = None
     ) -> None:
-        named = dict(model.named_parameters()) if weights is None else dict(weights)
-        self.weights = {name: weight.detach().float() for name, weight in named.items()}
+        weights_by_name = dict(model.named_parameters()) if weights is None else dict(weights)
+        self.weights = {name: weight.detach().float() for name, weight in weights_by_name.items()}
         self.language = {
             name.removeprefix(LANGUAGE): weight for name, weight in self.weights.items() if name.startswith(LANGUAGE)
         }
@@ -132,7 +132,7 @@ class Reader:
         mask = additive(torch.ones(length, length, dtype=torch.bool).tril()[None].expand(len(tales), -1, -1))
         positions = torch.arange(length).expand(len(tales), -1)
         llama_states(self.language, self.config, inputs, positions, mask, layers=layers)
-        found: dict[str, list[float]] = {"own": [], "shuffled": [], "ground": []}
+        shares: dict[str, list[float]] = {"own": [], "shuffled": [], "ground": []}
         for states in (inputs, *layers):
             best = (nn.functional.rms_norm(states[:, start:], (states.shape[-1],)) @ embedding.T).argmax(dim=-1)
             own, shuffled, ground = [], [], []
@@ -151,8 +151,8 @@ class Reader:
                         shuffled += [token == others[index % len(others)] for token in read]
                 ground += [token in here for token in best[number, torch.from_numpy(free)].tolist()]
             for key, values in (("own", own), ("shuffled", shuffled), ("ground", ground)):
-                found[key].append(float(np.mean(values)))
-        return found
+                shares[key].append(float(np.mean(values)))
+        return shares
 
 
 def figures(reader: Reader, count: int = 200, seed: int = 5) -> dict[str, float]:

@@ -66,9 +66,9 @@ def llama_states(
         query, key, value = joint.view(batch, length, 3 * heads, -1).transpose(1, 2).split(heads, dim=1)
         query, key = (_rotated(query, cos, sin) * scale).flatten(0, 1), _rotated(key, cos, sin).flatten(0, 1)
         scores = torch.baddbmm(mask, query, key.transpose(1, 2))
-        mixed = torch.bmm(scores.softmax(dim=-1), value.flatten(0, 1))
-        mixed = mixed.view(batch, heads, length, -1).transpose(1, 2).reshape(batch, length, width)
-        states = states + F.linear(mixed, weight(attention + "o_proj"))
+        values = torch.bmm(scores.softmax(dim=-1), value.flatten(0, 1))
+        values = values.view(batch, heads, length, -1).transpose(1, 2).reshape(batch, length, width)
+        states = states + F.linear(values, weight(attention + "o_proj"))
         inner = _norm(states, weights[name + "post_attention_layernorm.weight"], config).to(dtype)
         gate, up = F.linear(inner, weight(mlp + "gate_proj", mlp + "up_proj")).chunk(2, dim=-1)
         activity = F.silu(gate) * up

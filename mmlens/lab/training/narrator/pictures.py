@@ -61,16 +61,16 @@ class PictureRun:
             take_tower(self.model, seed)
         processor = narrator_processor(text.tokenizer, text.size)
         self.features = picture_features(self.model, processor, stage.scenes, self.out)
-        named = {name: weight for name, weight in self.model.named_parameters() if "vision_tower" not in name}
+        weights_by_name = {name: weight for name, weight in self.model.named_parameters() if "vision_tower" not in name}
         self.change: LowRank | None = None
-        for name, weight in named.items():
+        for name, weight in weights_by_name.items():
             weight.requires_grad_(stage.rank == 0 and PROJECTOR in name)
-        self.learning = [weight for weight in named.values() if weight.requires_grad]
+        self.learning = [weight for weight in weights_by_name.values() if weight.requires_grad]
         if stage.rank:
-            names = [name for name, weight in named.items() if weight.ndim == 2 and "embed" not in name]
-            self.change = LowRank(named, [name for name in names if "lm_head" not in name], stage.rank, seed)
+            names = [name for name, weight in weights_by_name.items() if weight.ndim == 2 and "embed" not in name]
+            self.change = LowRank(weights_by_name, [name for name in names if "lm_head" not in name], stage.rank, seed)
             self.learning = self.change.parameters
-        self._named = named
+        self._named = weights_by_name
         self.optimizer = make_optimizer(self.learning, stage.rate, stage.decay)
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, float]] = []

@@ -151,9 +151,9 @@ def pack(rows: list[list[Sequence]], length: int) -> Rows:
             weights[row, part], positions[row, part] = sequence.weights, sequence.positions
             segments[row, part], documents[row, part] = sequence.segments, number
             start = part.stop
-    same = (documents[:, :, None] == documents[:, None, :]) & (documents >= 0)[:, :, None]
+    same_document = (documents[:, :, None] == documents[:, None, :]) & (documents >= 0)[:, :, None]
     query, key = segments[:, :, None], segments[:, None, :]
-    mask = same & ((key == 0) | (key == query)) & np.tri(length, dtype=bool) | np.eye(length, dtype=bool)
+    mask = same_document & ((key == 0) | (key == query)) & np.tri(length, dtype=bool) | np.eye(length, dtype=bool)
     return Rows(*(torch.from_numpy(value) for value in (ids, labels, weights, positions, mask)))
 
 

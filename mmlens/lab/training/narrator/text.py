@@ -154,9 +154,9 @@ def token_losses(
     """The loss of every token to predict, and what it counts."""
     embedding = weights["embed_tokens.weight"]
     states = llama_states(weights, config, embedding[rows.ids], rows.positions, additive(rows.mask), dtype=dtype)
-    counted = (rows.labels != IGNORED) & (rows.weights > 0)
-    logits = nn.functional.linear(states[counted].to(dtype), embedding.to(dtype)).float()
-    return nn.functional.cross_entropy(logits, rows.labels[counted], reduction="none"), rows.weights[counted]
+    mask = (rows.labels != IGNORED) & (rows.weights > 0)
+    logits = nn.functional.linear(states[mask].to(dtype), embedding.to(dtype)).float()
+    return nn.functional.cross_entropy(logits, rows.labels[mask], reduction="none"), rows.weights[mask]
 
 
 @torch.no_grad()
