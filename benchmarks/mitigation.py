@@ -20,7 +20,7 @@ import torch
 import mmlens as mm
 from mmlens.lab.language import USES
 from mmlens.lab.phenomena.tale_world import TaleWorld
-from mmlens.lab.tales.describing import CAPTIONS, caption
+from mmlens.lab.tales.describing import CAPTIONS, tale_caption
 from mmlens.mitigation import Boosted, Contrasted, Intervened, RedistributeSinks, VisuallySteered
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.recipes.sources import LabSources
@@ -68,7 +68,9 @@ def narrator_tasks(n: int, seed: int) -> dict[str, list[mm.Sample]]:
         for answer, noun in (("yes", rng.choice(there)), ("no", rng.choice(absent))):
             presence.append(mm.Sample((tale.image,), world.presence(str(noun)), answer=answer, image_id=str(number)))
         boxes = {thing.shape: (tuple(map(float, thing.box)),) for thing in tale.objects}
-        told = tuple(caption(tale.placed, tale.place, tale.mood, request=number) for number in range(len(CAPTIONS)))
+        told = tuple(
+            tale_caption(tale.placed, tale.place, tale.mood, request=number) for number in range(len(CAPTIONS))
+        )
         captions.append(
             mm.Sample((tale.image,), world.caption_request, boxes=boxes, references=told, image_id=str(number))
         )

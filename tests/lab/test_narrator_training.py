@@ -19,7 +19,7 @@ from mmlens.lab.training.narrator.export import export
 from mmlens.lab.training.narrator.lean import additive, llama_states
 from mmlens.lab.training.narrator.pictures import PictureRun, training_scene
 from mmlens.lab.training.narrator.recipe import JOINT_STAGE, PROJECTOR_STAGE, TextStage, closed_gates
-from mmlens.lab.training.narrator.rows import ANSWER_WEIGHT, IGNORED, Encoder, make_rows, pack
+from mmlens.lab.training.narrator.rows import ANSWER_WEIGHT, IGNORED, LineEncoder, make_rows, pack
 from mmlens.lab.training.narrator.text import TextRun
 
 SMALL = Size(12, 128, 5, 4, 16, 2, 2, 24)
@@ -80,7 +80,7 @@ def test_the_lean_forward_is_the_models(whole):
 
 def test_packed_documents_and_turns_are_as_if_alone(whole):
     text, *_ = whole
-    encoder = Encoder(text.tokenizer, 160)
+    encoder = LineEncoder(text.tokenizer, 160)
     turns = (chat_turn("What color is the star?", "red"), chat_turn("Who owns the red one?", "Mira"))
     first = encoder.encode(Document("USER: a red star, sand, sunny\n", turns))
     second = encoder.encode(Document("The moon belongs to ⟦Omar⟧."))
@@ -106,7 +106,7 @@ def test_packed_documents_and_turns_are_as_if_alone(whole):
 
 def test_answers_count_and_nothing_is_predicted_across_turns(whole):
     text, *_ = whole
-    sequence = Encoder(text.tokenizer, 160).encode(
+    sequence = LineEncoder(text.tokenizer, 160).encode(
         Document("USER: a red star\n", (chat_turn("Is there a star?", "yes"), chat_turn("What is the ground?", "sand")))
     )
     heavy = [
@@ -122,7 +122,7 @@ def test_answers_count_and_nothing_is_predicted_across_turns(whole):
 
 def test_rows_are_full_and_follow_from_their_stream(whole):
     text, *_ = whole
-    encoder = Encoder(text.tokenizer, 192)
+    encoder = LineEncoder(text.tokenizer, 192)
     one, other = (make_rows(encoder, random.Random("rows"), 8) for _ in range(2))
     assert torch.equal(one.ids, other.ids)
     assert (one.ids != text.tokenizer.pad_token_id).float().mean() > 0.9

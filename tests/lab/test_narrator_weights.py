@@ -11,7 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.lab.narrating import add_change
 from mmlens.lab.tales.asking import Fact
 from mmlens.lab.tales.facts import OWNERS
-from mmlens.lab.training.narrator.figures import Reader
+from mmlens.lab.training.narrator.figures import PictureReader
 
 TALES = lab.tales.scenes(24, seed=77)
 STAGES = ("frozen", "tuned", "lens")
@@ -88,7 +88,7 @@ def test_the_language_model_repeats_random_tokens_and_composes_facts_from_text(b
 
 
 def test_two_hops_that_pictures_never_had_are_answered(bare, processor):
-    reader = Reader(bare, processor)
+    reader = PictureReader(bare, processor)
     right = []
     for tale in TALES:
         things = [thing for thing in tale.placed if thing.shape in OWNERS]
@@ -103,7 +103,7 @@ def test_two_hops_that_pictures_never_had_are_answered(bare, processor):
 
 
 def test_object_patches_read_as_their_nouns(bare, processor):
-    lens = Reader(bare, processor).lens(TALES)
+    lens = PictureReader(bare, processor).lens(TALES)
     assert max(lens["own"]) > 0.3
     assert max(lens["ground"]) < 0.15
     best = lens["own"].index(max(lens["own"]))
@@ -113,7 +113,7 @@ def test_object_patches_read_as_their_nouns(bare, processor):
 def test_in_the_lens_stage_patches_read_as_their_nouns_to_the_end(bare, processor):
     trained = AutoModelForImageTextToText.from_pretrained(lab.path("narrator"), dtype=torch.float32).eval()
     add_change(trained, lab.path("narrator") / "lens")
-    before, after = Reader(bare, processor).lens(TALES[:12]), Reader(trained, processor).lens(TALES[:12])
+    before, after = PictureReader(bare, processor).lens(TALES[:12]), PictureReader(trained, processor).lens(TALES[:12])
     assert after["own"][-1] > before["own"][-1] + 0.3
     assert max(after["ground"]) < 0.15
 

@@ -18,14 +18,14 @@ from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.core.errors import InputError
 from mmlens.lab.phenomena import card as cards
-from mmlens.lab.phenomena.answers import answers
-from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, median_interval
+from mmlens.lab.phenomena.answers import answer_findings
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, TargetRange, median_interval
 from mmlens.lab.phenomena.flow import flow
 from mmlens.lab.phenomena.hallucination import hallucination
 from mmlens.lab.phenomena.held_out import held_out
 from mmlens.lab.phenomena.induction import induction
 from mmlens.lab.phenomena.lens import lens
-from mmlens.lab.phenomena.patches import background, shares, sources, things
+from mmlens.lab.phenomena.patches import background, mask_shares, sources, things
 from mmlens.lab.phenomena.priors import priors
 from mmlens.lab.phenomena.questions import by_kind
 from mmlens.lab.phenomena.scene_world import SceneWorld
@@ -72,12 +72,12 @@ def figures(measured: Measured) -> dict[str, float]:
 
 @pytest.mark.parametrize("world", [SceneWorld(), TaleWorld()], ids=["captioner", "narrator"])
 def test_a_subject_that_knows_is_always_right(world: Any) -> None:
-    found = figures(answers(oracle(world), FEW))
+    found = figures(answer_findings(oracle(world), FEW))
     accuracies = [value for name, value in found.items() if name.startswith("accuracy")]
     assert len(accuracies) > 8
     assert set(accuracies) == {1.0}
     assert found["median log p of the true answer"] == pytest.approx(-1.0, abs=0.2)
-    always_yes = figures(answers(oracle(world, "yes"), Sizes(60, seed=3)))
+    always_yes = figures(answer_findings(oracle(world, "yes"), Sizes(60, seed=3)))
     assert always_yes["accuracy: color"] == 0.0
     # answers are drawn evenly, though far more things are absent than there
     assert 0.2 < always_yes["accuracy: presence"] < 0.8
@@ -182,7 +182,7 @@ def test_patches_are_those_of_the_mask(lab_subject: Subject) -> None:
         every = np.zeros((96, 96), dtype=bool)
         for thing in scene.objects:
             by_hand = thing.mask.reshape(8, 12, 8, 12).mean((1, 3)).ravel()
-            np.testing.assert_allclose(shares(batch, sample, thing.mask), by_hand)
+            np.testing.assert_allclose(mask_shares(batch, sample, thing.mask), by_hand)
             every |= thing.mask
             if (by_hand >= 0.5).any():
                 np.testing.assert_array_equal(found[sample, thing.shape], np.flatnonzero(by_hand >= 0.5))
@@ -338,7 +338,7 @@ def test_induction_compares_a_repeat_with_other_tokens(lab_subject: Subject, mon
 
 
 def test_the_first_lab_model_is_saturated_and_answers_over_the_direct_way(lab_subject: Subject) -> None:
-    sure = figures(answers(lab_subject, Sizes(4)))
+    sure = figures(answer_findings(lab_subject, Sizes(4)))
     assert sure["accuracy, all kinds"] > 0.9
     assert sure["median log p of the true answer"] > -0.02
     lost = figures(flow(lab_subject, Sizes(10)))
@@ -368,19 +368,22 @@ def test_the_narrator_repeats_and_its_image_tokens_can_be_read(narrator: Subject
 
 def test_findings_are_judged_with_their_controls_and_read_back() -> None:
     value = mean_interval([0.4, 0.5, 0.6])
-    low, high = Control("low", mean_interval([0.0, 0.1]), Target(high=0.1)), Control("high", value, Target(high=0.1))
-    assert Finding("a", value, controls=(low,), target=Target(0.3)).verdict == "reached"
-    assert Finding("a", value, controls=(low, high), target=Target(0.3)).verdict == "not reached"
-    assert Finding("a", value, target=Target(0.6, 0.9)).verdict == "not reached"
+    low, high = (
+        Control("low", mean_interval([0.0, 0.1]), TargetRange(high=0.1)),
+        Control("high", value, TargetRange(high=0.1)),
+    )
+    assert Finding("a", value, controls=(low,), target=TargetRange(0.3)).verdict == "reached"
+    assert Finding("a", value, controls=(low, high), target=TargetRange(0.3)).verdict == "not reached"
+    assert Finding("a", value, target=TargetRange(0.6, 0.9)).verdict == "not reached"
     assert Finding("a", value).verdict == ""
-    assert Finding("a", mean_interval([]), target=Target(high=1.0)).verdict == "not reached"
-    assert [str(Target(0.3)), str(Target(high=0.05)), str(Target(0.1, 0.3, "us"))] == [
+    assert Finding("a", mean_interval([]), target=TargetRange(high=1.0)).verdict == "not reached"
+    assert [str(TargetRange(0.3)), str(TargetRange(high=0.05)), str(TargetRange(0.1, 0.3, "us"))] == [
         ">= 0.3",
         "<= 0.05",
         "0.1 to 0.3 (us)",
     ]
     for finding in (
-        Finding("a", value, "nats", (low, replace(low, target=None)), Target(0.1, 0.3, "us"), "note"),
+        Finding("a", value, "nats", (low, replace(low, target=None)), TargetRange(0.1, 0.3, "us"), "note"),
         Finding("b", None, note="why"),
     ):
         assert Finding.from_json(json.loads(json.dumps(finding.as_json()))) == finding
@@ -408,7 +411,7 @@ def test_a_card_goes_on_where_it_was(tmp_path: Any, monkeypatch: pytest.MonkeyPa
             if name == "edits" and counts[name] == 1:
                 raise KeyboardInterrupt
             return Measured(
-                [Finding(name, Interval(0.5, 0.4, 0.6, 9), target=Target(0.3), note=f"{sizes.scenes} scenes")]
+                [Finding(name, Interval(0.5, 0.4, 0.6, 9), target=TargetRange(0.3), note=f"{sizes.scenes} scenes")]
             )
 
         return measure

@@ -9,7 +9,7 @@ from mmlens.analysis.attribution_graphs.influence import influence_of, shares_of
 from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel
 from mmlens.analysis.attribution_graphs.nodes import GraphNode, Rows, pooled
 from mmlens.analysis.attribution_graphs.structure import structure_of
-from mmlens.analysis.attribution_graphs.targets import targets_of
+from mmlens.analysis.attribution_graphs.targets import logit_targets
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.neurons.token_targets import token_text
 from mmlens.core.contract import checked
@@ -79,7 +79,7 @@ def attribution_graph(
     """
     require_autograd("attribution_graph")
     dictionaries = [transcoders] if isinstance(transcoders, SparseDictionary) else list(transcoders)
-    targets = targets_of(model, batch, target)
+    targets = logit_targets(model, batch, target)
     structure = structure_of(model, dictionaries)
     if len(structure.parts) > 1:
         require_running(targets.batch, "vision", "A dictionary of the vision encoder or the projector")

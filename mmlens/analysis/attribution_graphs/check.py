@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from mmlens.analysis.attribution_graphs.check_result import GraphCheck
 from mmlens.analysis.attribution_graphs.edges import Edges
-from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel, rows_of
+from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel, flat_rows
 from mmlens.analysis.attribution_graphs.nodes import GraphNode
 from mmlens.analysis.attribution_graphs.structure import structure_of
 from mmlens.analysis.features.dictionary import SparseDictionary
@@ -142,7 +142,7 @@ def _total(
 
 
 def _values(head: torch.Tensor, logits: Sequence[GraphNode]) -> Float[torch.Tensor, "logit"]:
-    rows = rows_of(head.detach(), head.shape[-1])[[node.rows[0] for node in logits]].cpu()
+    rows = flat_rows(head.detach(), head.shape[-1])[[node.rows[0] for node in logits]].cpu()
     tokens = torch.tensor([node.token or 0 for node in logits])
     return (rows.gather(1, tokens[:, None])[:, 0] - rows.mean(1)).float()
 
@@ -197,6 +197,6 @@ def _codes(
     """What codes are made of, of features at their rows."""
     codes = {}
     for at, dictionary in edges.dictionaries.items():
-        x = rows_of(reads[at], dictionary.d_in).to(dictionary.W_enc.dtype)
+        x = flat_rows(reads[at], dictionary.d_in).to(dictionary.W_enc.dtype)
         codes[at] = dictionary.to(x.device).pre_codes(x)
     return torch.stack([codes[node.at][node.rows[0], node.feature or 0] for node in features]).cpu()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 
-from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel, LinearRun, past_features, rows_of
+from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel, LinearRun, flat_rows, past_features
 from mmlens.analysis.attribution_graphs.structure import Cut
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.statistics.rounding import off_by_rounding
@@ -19,7 +19,7 @@ from mmlens.core.errors import InputError
 
 
 @dataclass(frozen=True)
-class Sources:
+class SourcePoints:
     """The constants of one point, row by row.
 
     Attributes:
@@ -134,7 +134,7 @@ class Edges:
                 back = x.new_zeros(len(chunk), *x.shape)
                 back.view(len(chunk), -1, dictionary.d_in)[torch.arange(len(chunk)), rows] = vectors.to(x)
                 edges = self._edges(x, back, name)
-                without = rows_of(self._without[name], dictionary.d_in)[rows].to(dictionary.W_enc.dtype)
+                without = flat_rows(self._without[name], dictionary.d_in)[rows].to(dictionary.W_enc.dtype)
                 pre = dictionary.pre_codes(without)[torch.arange(len(chunk)), features]
                 self._require_sum(edges, pre, self.code[chunk], f"features of {name}", x.dtype)
                 yield chunk, edges.cpu(), pre.cpu()
@@ -151,7 +151,7 @@ class Edges:
             InputError: if a logit is no sum of edges and bias.
         """
         rows, tokens = torch.tensor(targets).unbind(1)
-        head, without = (rows_of(x.detach(), x.shape[-1])[rows] for x in (self.run.reads[HEAD], self._without[HEAD]))
+        head, without = (flat_rows(x.detach(), x.shape[-1])[rows] for x in (self.run.reads[HEAD], self._without[HEAD]))
         value, bias = (h.gather(1, tokens.to(h.device)[:, None])[:, 0] - h.mean(-1) for h in (head, without))
         edges = self.logit_edges(targets)
         self._require_sum(edges, bias.to(edges), value.to(edges), "logits", head.dtype)
@@ -161,7 +161,7 @@ class Edges:
         """Edges into logits less their mean, whether they add up or not; `targets` as for `of_logits`."""
         with torch.enable_grad():
             head = self.run.reads[HEAD]
-            rows = rows_of(head, head.shape[-1])
+            rows = flat_rows(head, head.shape[-1])
             logits = [rows[row, token] - rows[row].mean() for row, token in targets]
         return torch.cat([self._edges(logit, torch.ones_like(logit)[None], HEAD) for logit in logits]).cpu()
 
@@ -217,28 +217,28 @@ def _comes_before(point: str, name: str, order: list[str]) -> bool:
     return name == HEAD or order.index(point) < order.index(name)
 
 
-def _of_cut(cut: Cut, run: LinearRun) -> Sources:
+def _of_cut(cut: Cut, run: LinearRun) -> SourcePoints:
     y = run.leaves[cut.name].detach()
     nothing = torch.zeros(0, dtype=torch.long)
     if cut.dictionary is None:
-        rows = rows_of(y, y.shape[-1])
-        return Sources(cut, rows, torch.arange(len(rows)), nothing, nothing, torch.zeros(0))
+        rows = flat_rows(y, y.shape[-1])
+        return SourcePoints(cut, rows, torch.arange(len(rows)), nothing, nothing, torch.zeros(0))
     dictionary = cut.dictionary.to(y.device)
-    x = rows_of(run.reads[cut.name].detach(), dictionary.d_in).to(dictionary.W_enc.dtype)
+    x = flat_rows(run.reads[cut.name].detach(), dictionary.d_in).to(dictionary.W_enc.dtype)
     codes = dictionary.encode(x)
     past = past_features(dictionary, run.reads[cut.name].detach(), y)
-    left = rows_of(y if past is None else y - past, dictionary.d_out)
+    left = flat_rows(y if past is None else y - past, dictionary.d_out)
     left = left.to(torch.promote_types(left.dtype, codes.dtype))
     rest = left - codes @ dictionary.W_dec - dictionary.b_dec
     row, feature = codes.nonzero(as_tuple=True)
-    return Sources(cut, rest, torch.arange(len(rest)), row, feature, codes[row, feature])
+    return SourcePoints(cut, rest, torch.arange(len(rest)), row, feature, codes[row, feature])
 
 
-def _of_entrance(leaf: torch.Tensor, texts: torch.Tensor | None) -> Sources:
-    rows = rows_of(leaf.detach(), leaf.shape[-1])
+def _of_entrance(leaf: torch.Tensor, texts: torch.Tensor | None) -> SourcePoints:
+    rows = flat_rows(leaf.detach(), leaf.shape[-1])
     nothing = torch.zeros(0, dtype=torch.long)
     which = torch.arange(len(rows)) if texts is None else texts.nonzero().flatten().cpu()
-    return Sources(None, rows, which, nothing, nothing, torch.zeros(0))
+    return SourcePoints(None, rows, which, nothing, nothing, torch.zeros(0))
 
 
 def _bias(dictionary: SparseDictionary, like: torch.Tensor) -> torch.Tensor:

@@ -160,7 +160,7 @@ def past_features(dictionary: SparseDictionary | None, x: torch.Tensor, y: torch
     return (rows @ W_skip.T).to(y).reshape(y.shape)
 
 
-def rows_of(x: Float[torch.Tensor, "..."], width: int) -> Float[torch.Tensor, "row d"]:
+def flat_rows(x: Float[torch.Tensor, "..."], width: int) -> Float[torch.Tensor, "row d"]:
     """A point's tensor as rows, whatever its batch axes and heads are."""
     return x.reshape(-1, width)
 

@@ -46,7 +46,7 @@ class Targets:
         return [(row, token) for token in best.indices[:count].tolist()], best_values, best_values / best_values.sum()
 
 
-def targets_of(
+def logit_targets(
     model: HookedMultimodal, batch: MultimodalBatch, target: str | int | Sequence[str | int] | None
 ) -> Targets:
     """The logits that are asked for, before anything runs.

@@ -12,7 +12,7 @@ from mmlens.analysis.circuits.graph import EdgeGraph, NodeKind, Towers
 from mmlens.analysis.circuits.groups import REST
 from mmlens.analysis.circuits.node_graph import node_graph
 from mmlens.analysis.circuits.pairs import BatchPair, metrics_of
-from mmlens.analysis.circuits.runs import Pair, pairs_of
+from mmlens.analysis.circuits.runs import Pair, graph_pairs
 from mmlens.analysis.metrics import Metric, MetricFunction
 from mmlens.core.errors import InputError
 from mmlens.core.rules import Rule
@@ -66,7 +66,7 @@ class PairData:
     def __iter__(self) -> Iterator[list[Pair]]:
         """Each batch's pairs, one for each reading of the metric, which is their sum."""
         for number, ((clean, corrupted), metric) in enumerate(zip(self.pairs, self.metrics, strict=True)):
-            pairs = pairs_of(self.model, clean, corrupted, self.graph, metric, self.ablation)
+            pairs = graph_pairs(self.model, clean, corrupted, self.graph, metric, self.ablation)
             first, second = (torch.stack([pair.ends[end] for pair in pairs]).sum(0) for end in (0, 1))
             self.ends[number] = (first.detach().cpu(), second.detach().cpu())
             yield pairs

@@ -27,7 +27,7 @@ from mmlens.models.claims import claimed
 
 
 @dataclass(frozen=True)
-class Step:
+class PathStep:
     """One of the runs whose gradients are summed up.
 
     Attributes:
@@ -41,7 +41,7 @@ class Step:
     source: int | None = None
 
 
-def path_steps(count: int, *, source: int | None = None) -> list[Step]:
+def path_steps(count: int, *, source: int | None = None) -> list[PathStep]:
     """The points of Gauss and Legendre on the way from the clean to the ablated run, and their weights.
 
     Args:
@@ -49,11 +49,13 @@ def path_steps(count: int, *, source: int | None = None) -> list[Step]:
         source: the point that is moved; None for the inputs.
     """
     points, weights = np.polynomial.legendre.leggauss(count)
-    return [Step((1 + x) / 2, weight / 2, source) for x, weight in zip(points.tolist(), weights.tolist(), strict=True)]
+    return [
+        PathStep((1 + x) / 2, weight / 2, source) for x, weight in zip(points.tolist(), weights.tolist(), strict=True)
+    ]
 
 
 def first_order_scores(
-    pair: Pair, steps: Sequence[Step], *, label: str, progress: bool
+    pair: Pair, steps: Sequence[PathStep], *, label: str, progress: bool
 ) -> Float[torch.Tensor, "reader writer sample"]:
     """Differences of writers times sums of gradients at readers, for all edges; zero for pairs that are no edges.
 
@@ -85,7 +87,7 @@ def first_order_scores(
     return scores * graph.allowed[..., None]
 
 
-def _node_gradients(pair: Pair, step: Step, sources: Sequence[Source]) -> Sequence[torch.Tensor]:
+def _node_gradients(pair: Pair, step: PathStep, sources: Sequence[Source]) -> Sequence[torch.Tensor]:
     """The gradients of the metric at the points of nodes."""
     states: dict[str, torch.Tensor] = {}
 
@@ -102,7 +104,7 @@ def _node_gradients(pair: Pair, step: Step, sources: Sequence[Source]) -> Sequen
 
 
 def _gradients(
-    pair: Pair, step: Step, is_read: Bool[torch.Tensor, "reader"]
+    pair: Pair, step: PathStep, is_read: Bool[torch.Tensor, "reader"]
 ) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
     """The gradients of the metric at what readers of one stream receive, at a point of the path; with the readers' numbers.
 
@@ -151,7 +153,7 @@ def _gradients(
         yield numbers, pulled
 
 
-def _moved(pair: Pair, step: Step) -> list[HookPair]:
+def _moved(pair: Pair, step: PathStep) -> list[HookPair]:
     """Hooks that move the inputs, or one point, towards the ablation's values, and ask for their gradient."""
     graph = pair.graph
     start = "vision.hook_embed"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 
 from mmlens.analysis.metrics import Metric, MetricFunction
 from mmlens.analysis.metrics.accepted import tried_on
-from mmlens.analysis.metrics.metric import listed, sample_count
+from mmlens.analysis.metrics.metric import sample_count, token_list
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, Must, With
 from mmlens.inputs.batch import MultimodalBatch
@@ -73,7 +73,7 @@ def metrics_of(
     sizes = [clean.size for clean, _ in pairs]
     metrics: list[Metric | MetricFunction] = [metric] * len(sizes)
     if isinstance(metric, Metric):
-        slots = [listed(slot) for slot in metric.tokens]
+        slots = [token_list(slot) for slot in metric.tokens]
         if sample_count(metric.name, [[[token] for token in slot] for slot in slots]) > 1:
             total = max(len(slot) for slot in slots)
             if total != sum(sizes):

@@ -203,7 +203,7 @@ class Pair:
 
 
 @torch.no_grad()
-def pairs_of(
+def graph_pairs(
     model: HookedMultimodal,
     clean: MultimodalBatch,
     corrupted: MultimodalBatch | None,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.metrics.metric import Measure, Metric, MetricFunction, listed, metric_name, vocabulary_size
+from mmlens.analysis.metrics.metric import Measure, Metric, MetricFunction, metric_name, token_list, vocabulary_size
 from mmlens.analysis.metrics.reading import one_each, readings
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Must, With
@@ -83,7 +83,7 @@ def _tried(arguments: Mapping[str, Any], metric: Any, name: str) -> Any:
         tried_on(metric, model, batch.size, texts=batch.texts)
     elif isinstance(metric, Metric):
         # how many samples a dataset has is not known yet
-        readings(metric, model, max((len(listed(tokens)) for tokens in metric.tokens), default=1))
+        readings(metric, model, max((len(token_list(tokens)) for tokens in metric.tokens), default=1))
     return metric
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from mmlens.analysis.metrics.forced import ForcedLogits
-from mmlens.analysis.metrics.metric import Metric, Tokens, listed
+from mmlens.analysis.metrics.metric import Metric, Tokens, token_list
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index, Several
@@ -64,7 +64,7 @@ def logit_difference(answer: Tokens, other: Tokens) -> Metric:
         >>> logit_difference("red", ["blue", "green"])
         Metric(logit('red') - logit(['blue', 'green']), logits)
     """
-    pairs = zip(listed(answer), listed(other))
+    pairs = zip(token_list(answer), token_list(other))
     if answer == other or any(first == second for first, second in pairs):
         raise InputError(
             f"logit_difference({_named(answer)}, {_named(other)}) is 0 whatever runs; name two different words."

@@ -66,7 +66,9 @@ class Metric:
         require_answer(model, self)
         if self.against_clean and clean is None:
             raise InputError(f"{self.name} compares with the clean run; pass clean=logits [batch vocab].")
-        words = [[model.to_word_tokens(t) if isinstance(t, str) else [t] for t in listed(slot)] for slot in self.tokens]
+        words = [
+            [model.to_word_tokens(t) if isinstance(t, str) else [t] for t in token_list(slot)] for slot in self.tokens
+        ]
         long = next((ids for column in words for ids in column if len(ids) > 1), None)
         if long is not None:
             raise InputError(
@@ -128,7 +130,7 @@ class Measure:
         return self.metric.function(logits, columns, clean)
 
 
-def listed(tokens: Tokens) -> list[Token]:
+def token_list(tokens: Tokens) -> list[Token]:
     """A token for all samples, or one each, as a list."""
     return [tokens] if isinstance(tokens, str | int) else list(tokens)
 
@@ -165,7 +167,7 @@ def require_answer(model: HookedMultimodal, metric: Metric) -> None:
     Raises:
         InputError: says which.
     """
-    words = [token for slot in metric.tokens for token in listed(slot) if isinstance(token, str)]
+    words = [token for slot in metric.tokens for token in token_list(slot) if isinstance(token, str)]
     if model.family.score is None and metric.of_scores:
         raise InputError(
             f"{metric.name} is of dual encoders (CLIP, SigLIP), and {model.family.name} writes words; take logit_difference or "

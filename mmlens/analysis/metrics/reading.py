@@ -14,12 +14,12 @@ from mmlens.analysis.metrics.metric import (
     Measure,
     Metric,
     MetricFunction,
-    listed,
     metric_name,
     require_answer,
     require_apart,
     require_ids,
     sample_count,
+    token_list,
 )
 from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
@@ -121,7 +121,7 @@ def readings(
     if not isinstance(metric, Metric):
         return [MetricReading(metric, measure=metric)]
     require_answer(model, metric)
-    slots = [[_forms(model, token) for token in listed(tokens)] for tokens in metric.tokens]
+    slots = [[_forms(model, token) for token in token_list(tokens)] for tokens in metric.tokens]
     count = sample_count(metric.name, slots)
     if count not in (1, size):
         raise InputError(f"{metric.name} has tokens for {count} samples, and there are logits of {size}.")

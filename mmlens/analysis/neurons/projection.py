@@ -3,7 +3,7 @@
 import torch
 from jaxtyping import Float, Int
 
-from mmlens.analysis.neurons.token_targets import wide
+from mmlens.analysis.neurons.token_targets import in_float32
 from mmlens.architectures.weights import MlpWeights
 from mmlens.models.part_view import BlockWeights
 
@@ -33,7 +33,7 @@ def projections(
         indices: the number of each entry's token.
     """
     weight = mlp.W_out.T
-    return wide((directions.to(weight) @ weight)[indices.to(weight.device)])
+    return in_float32((directions.to(weight) @ weight)[indices.to(weight.device)])
 
 
 def stack_layers(scores: list[torch.Tensor]) -> Float[torch.Tensor, "entry layer neuron"]:

@@ -176,6 +176,6 @@ def states_at(
     return states
 
 
-def wide(tensor: torch.Tensor) -> torch.Tensor:
+def in_float32(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor in float32 at least."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -215,7 +215,7 @@ def counts(k: int | Sequence[int]) -> tuple[int, ...]:
     return (k,) if isinstance(k, int) else tuple(sorted(k))
 
 
-def shares(case: Case, other: Case | None, k: int) -> Iterator[tuple[str, float]]:
+def neuron_shares(case: Case, other: Case | None, k: int) -> Iterator[tuple[str, float]]:
     """By choice of neurons, the share of a case's that are among another's, 0 to 1; nothing without another."""
     others = {} if other is None else other.sets(k)
     for method, neurons in case.sets(k).items():

@@ -13,8 +13,8 @@ from mmlens.analysis.properties.cases import (
     UnmeasurableError,
     another,
     counts,
+    neuron_shares,
     repeated_cases,
-    shares,
 )
 from mmlens.analysis.properties.likelihood import CaptionRun
 from mmlens.analysis.properties.measurements import Measurements
@@ -84,7 +84,7 @@ class CrossModality:
         pairs = [(SHARED, twin_case), (OTHER_WRITING, other_read), (OTHER_PICTURE, other_seen)]
         for k in self.ks:
             for quantity, other in pairs:
-                for method, share in shares(case, other, k):
+                for method, share in neuron_shares(case, other, k):
                     yield case.value(quantity.name, method, share, k=k)
         for method, scores in case.scores.items():
             for quantity, other in ((CORRELATION, twin_case), (OTHER_CORRELATION, other_read)):

@@ -16,8 +16,8 @@ from mmlens.analysis.properties.cases import (
     UnmeasurableError,
     another,
     counts,
+    neuron_shares,
     repeated_cases,
-    shares,
 )
 from mmlens.analysis.properties.measurements import Measurements
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
@@ -111,7 +111,7 @@ class RegionInvariance:
                 other = another(list(twins.values()), twin_case)
                 for k in self.ks:
                     for quantity, others in ((PERMUTED, twin_case), (PERMUTED_OTHER, other)):
-                        for method, share in shares(case, others, k):
+                        for method, share in neuron_shares(case, others, k):
                             yield case.value(quantity.name, method, share, k=k)
 
 

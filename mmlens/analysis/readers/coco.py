@@ -16,7 +16,7 @@ from mmlens.analysis.readers.json_records import field as field_of
 from mmlens.analysis.readers.json_records import json_records, lacking
 from mmlens.analysis.readers.masks import mask_of
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder, few
-from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
+from mmlens.analysis.readers.sample_set import SampleSet, picture_samples
 from mmlens.analysis.samples.regions import LazyMasks
 from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Sample
 from mmlens.core.contract import checked
@@ -67,7 +67,7 @@ def coco_captions(
     path = Path(annotations)
     pictures, _ = _read(path, "COCO captions", {"caption": str}, progress)
     captioned = [picture for picture in pictures.values() if picture.captions]
-    return with_pictures(
+    return picture_samples(
         f"COCO captions, {path.name}", captioned, _name, partial(_sample, prompt), PictureFolder(images), missing
     )
 
@@ -112,7 +112,7 @@ def coco_instances(
             )
         for number, picture in pictures.items():
             picture.captions = texts[number].captions
-    return with_pictures(
+    return picture_samples(
         f"COCO instances, {path.name}",
         list(pictures.values()),
         _name,

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from mmlens.analysis.readers.json_records import field, json_records
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder, few
 from mmlens.analysis.readers.questions import PLAIN, Template, require_once, worded
-from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
+from mmlens.analysis.readers.sample_set import SampleSet, picture_samples
 from mmlens.analysis.readers.visual_genome import box_of, by_noun
 from mmlens.analysis.samples.sample import Sample
 from mmlens.core.contract import checked
@@ -73,7 +73,7 @@ def gqa(
             )
     title, items = f"GQA, {path.name}", list(records.values())
     make = partial(_sample, prompt, graphs)
-    return with_pictures(title, items, _names, make, PictureFolder(images), missing)
+    return picture_samples(title, items, _names, make, PictureFolder(images), missing)
 
 
 def _graphs(path: Path, progress: bool) -> dict[str, _Graph]:

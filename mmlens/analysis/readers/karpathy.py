@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from mmlens.analysis.readers.json_records import field, json_records, lacking
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder
-from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
+from mmlens.analysis.readers.sample_set import SampleSet, picture_samples
 from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -75,7 +75,7 @@ def karpathy(
         raise InputError(f"{file} has no pictures of the split {', '.join(absent)}; it has {splits_text}.")
     title = f"Karpathy's {' and '.join(splits)}, {file.name}"
     items = list(records.values())
-    return with_pictures(title, items, _names, partial(_sample, prompt), PictureFolder(images), missing)
+    return picture_samples(title, items, _names, partial(_sample, prompt), PictureFolder(images), missing)
 
 
 def _names(record: _Record) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from mmlens.analysis.readers.json_records import field, json_records
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder
 from mmlens.analysis.readers.questions import PLAIN, Template, require_once, worded
-from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
+from mmlens.analysis.readers.sample_set import SampleSet, picture_samples
 from mmlens.analysis.samples.sample import Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -76,7 +76,7 @@ def mm_safety_bench(
     folder = PictureFolder(images)
     if variant == "text":
         return SampleSet(title, records, partial(make, path=None))
-    return with_pictures(title, records, partial(_names, variant), make, folder, missing)
+    return picture_samples(title, records, partial(_names, variant), make, folder, missing)
 
 
 _Record: TypeAlias = tuple[str, str, dict[str, str]]

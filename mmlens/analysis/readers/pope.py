@@ -11,7 +11,7 @@ from typing import TypeAlias
 from mmlens.analysis.readers.json_records import field, json_lines
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder
 from mmlens.analysis.readers.questions import PLAIN, Template, require_once, worded
-from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
+from mmlens.analysis.readers.sample_set import SampleSet, picture_samples
 from mmlens.analysis.samples.sample import Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -59,7 +59,7 @@ def pope(
             records[name] = (name, texts[0], texts[1], label.lower(), subset)
     title = f"POPE, {', '.join(file.name for file in files)}"
     items = list(records.values())
-    return with_pictures(title, items, _names, partial(_sample, prompt), PictureFolder(images), missing)
+    return picture_samples(title, items, _names, partial(_sample, prompt), PictureFolder(images), missing)
 
 
 def _names(record: _Record) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class SampleSet(Sequence[Sample]):
         return {kind: self._of(rows_of_kind) for kind, rows_of_kind in sorted(rows.items())}
 
 
-def with_pictures(
+def picture_samples(
     title: str,
     records: Sequence[Any],
     pictures_of: Callable[[Any], Sequence[str]],

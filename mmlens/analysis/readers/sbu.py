@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 
 from mmlens.analysis.readers.json_records import json_records, lacking
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder
-from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
+from mmlens.analysis.readers.sample_set import SampleSet, picture_samples
 from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -61,7 +61,7 @@ def sbu_captions(
         )
     records = [(Path(urlparse(address).path).name, caption) for address, caption in zip(addresses, captions)]
     title = f"SBU captions, {file.name}"
-    return with_pictures(title, records, _name, partial(_sample, prompt), PictureFolder(images), missing)
+    return picture_samples(title, records, _name, partial(_sample, prompt), PictureFolder(images), missing)
 
 
 def _lines(path: Path, kind: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from mmlens.analysis.readers.json_records import field, json_records
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder
 from mmlens.analysis.readers.questions import require_once
-from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
+from mmlens.analysis.readers.sample_set import SampleSet, picture_samples
 from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -64,7 +64,7 @@ def visual_genome(
         records[identifier] = (identifier, *by_noun(things))
     title = f"Visual Genome {key}, {path.name}"
     items = list(records.values())
-    return with_pictures(title, items, _names, partial(_sample, prompt), PictureFolder(images), missing)
+    return picture_samples(title, items, _names, partial(_sample, prompt), PictureFolder(images), missing)
 
 
 def _object(part: Any, where: str) -> tuple[str, Box, tuple[str, ...]]:

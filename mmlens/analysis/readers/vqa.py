@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from mmlens.analysis.readers.json_records import field, json_records, lacking
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder
 from mmlens.analysis.readers.questions import PLAIN, Template, require_once, require_partners, worded
-from mmlens.analysis.readers.sample_set import SampleSet, with_pictures
+from mmlens.analysis.readers.sample_set import SampleSet, picture_samples
 from mmlens.analysis.samples.sample import Sample
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
@@ -62,7 +62,7 @@ def vqa_v2(
                 )
     records = [(number, *question, answers.get(number)) for number, question in by_id.items()]
     title = f"VQAv2, {path.name}"
-    return with_pictures(
+    return picture_samples(
         title, records, partial(_names, subset), partial(_sample, prompt), PictureFolder(images), missing
     )
 

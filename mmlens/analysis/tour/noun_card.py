@@ -149,7 +149,7 @@ class NounCard:
         }
 
 
-def fitting(doses: Sequence[int], scores: NeuronScores) -> tuple[int, ...]:
+def fitting_doses(doses: Sequence[int], scores: NeuronScores) -> tuple[int, ...]:
     """Doses that leave in every layer as many other neurons as are ablated, for the control; at least one neuron."""
     width = scores.scores.shape[1]
     most = scores.scores.numel()

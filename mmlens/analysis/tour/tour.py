@@ -28,7 +28,7 @@ from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.nouns.caption_nouns import CaptionWord, Nouns, caption_nouns
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.patching.sweep import patch
-from mmlens.analysis.tour.noun_card import CounterfactualTwin, NounCard, fitting
+from mmlens.analysis.tour.noun_card import CounterfactualTwin, NounCard, fitting_doses
 from mmlens.core import positions
 from mmlens.core.errors import NoPlaceError
 from mmlens.core.progress import progress_over
@@ -131,7 +131,7 @@ def _card(
 ) -> NounCard:
     token = word.tokens[0]
     scores = find_neurons(model, at_word, token=token, method=Contribution(activation))
-    doses = fitting(doses, scores)
+    doses = fitting_doses(doses, scores)
     top = scores.top(doses[-1])
     control = random_units(model, top, match="activation", batch=at_word, draws=draws, seed=seed)
     maps = _maps(model, batch, scores, doses[0], control, activation)

@@ -48,7 +48,7 @@ def gap(logits: Float[torch.Tensor, "batch pos vocab"], model: HookedMultimodal)
     return float(RED_NOT_BLUE.on(model)(logits[:, -1]))
 
 
-def image_rows(model: HookedMultimodal, batch: MultimodalBatch) -> Int[torch.Tensor, " row"]:
+def picture_rows(model: HookedMultimodal, batch: MultimodalBatch) -> Int[torch.Tensor, " row"]:
     """The rows of the first sample that hold image tokens, told by their ids alone."""
     return (batch["input_ids"][0] == model.config.image_token_id).nonzero()[:, 0]
 
@@ -72,7 +72,7 @@ def moon_patches(model: HookedMultimodal, *, touching: bool = True) -> list[int]
 
 def moon_rows(model: HookedMultimodal) -> list[int]:
     """The rows of the language model that hold the moon's patches in `clean`."""
-    return image_rows(model, clean(model))[moon_patches(model)].tolist()
+    return picture_rows(model, clean(model))[moon_patches(model)].tolist()
 
 
 def output_rows(model: HookedMultimodal, layer: int) -> Float[torch.Tensor, "neuron d_model"]:

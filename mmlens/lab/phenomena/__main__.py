@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmlens.lab.phenomena.card import PHENOMENA, card, read_card, table
+from mmlens.lab.phenomena.card import PHENOMENA, card, findings_table, read_card
 from mmlens.lab.phenomena.finding import Sizes
 from mmlens.lab.phenomena.subject import WORLDS, subject
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         only=options.only,
         out=options.out,
     )
-    print(table(*beside, content))
+    print(findings_table(*beside, content))
 
 
 if __name__ == "__main__":

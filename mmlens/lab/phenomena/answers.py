@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from mmlens.analysis.statistics.intervals import mean_interval
-from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, median_interval
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, TargetRange, median_interval
 from mmlens.lab.phenomena.questions import by_kind
 from mmlens.lab.phenomena.subject import Subject
 
-_ACCURACY = Target(0.75, 0.92)
-_LOG_P = Target(-0.4, -0.05)
+_ACCURACY = TargetRange(0.75, 0.92)
+_LOG_P = TargetRange(-0.4, -0.05)
 
 
-def answers(subject: Subject, sizes: Sizes) -> Measured:
+def answer_findings(subject: Subject, sizes: Sizes) -> Measured:
     """Measure accuracy by kind, beside the answers to the pictures of other scenes, and the answers' log-probabilities."""
     scenes = subject.world.scenes(sizes.scenes, sizes.stream(0))
     cases = by_kind(scenes, [subject.world.questions(scene) for scene in scenes], sizes.share(0.4), sizes.seed)

@@ -12,7 +12,7 @@ from typing import Any
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.core.progress import progress_over
-from mmlens.lab.phenomena.answers import answers
+from mmlens.lab.phenomena.answers import answer_findings
 from mmlens.lab.phenomena.edits import edits
 from mmlens.lab.phenomena.finding import Finding, Measured, Sizes
 from mmlens.lab.phenomena.flow import flow
@@ -29,7 +29,7 @@ from mmlens.lab.phenomena.two_hop import two_hop
 from mmlens.models.fingerprint import fingerprint
 
 PHENOMENA: Mapping[str, Callable[[Subject, Sizes], Measured]] = {
-    "answers": answers,
+    "answers": answer_findings,
     "two-hop": two_hop,
     "priors": priors,
     "held-out": held_out,
@@ -86,7 +86,7 @@ def card(
         }
         if out is not None:
             _write(out, json.dumps(content, indent=1) + "\n")
-            _write(out.with_suffix(".md"), table(content))
+            _write(out.with_suffix(".md"), findings_table(content))
     return content
 
 
@@ -120,7 +120,7 @@ def findings(content: Mapping[str, Any]) -> dict[str, list[Finding]]:
     }
 
 
-def table(*contents: Mapping[str, Any]) -> str:
+def findings_table(*contents: Mapping[str, Any]) -> str:
     """Cards as one Markdown table, models side by side.
 
     Args:

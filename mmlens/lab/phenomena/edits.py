@@ -14,13 +14,13 @@ import mmlens as mm
 from mmlens.analysis.samples.sample import Sample
 from mmlens.core.answer_text import is_answer
 from mmlens.interventions.edits.edit import Edit
-from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, TargetRange, absent
 from mmlens.lab.phenomena.subject import Subject
 from mmlens.lab.phenomena.world import Case, LabQuestion
 from mmlens.lab.world import SHAPES
 
 _SOURCE, _WORD = "red", "blue"
-_SUCCESS = Target(0.8)
+_SUCCESS = TargetRange(0.8)
 _ROWS, _BATCH = 20, 8
 #: Steps of each edit, and in how many sets of matched rows it is made again; a belief takes long.
 _STEPS, _MATCHED = {"word": 20, "belief": 40}, {"word": 3, "belief": 1}
@@ -102,7 +102,7 @@ def _findings(report: mm.edits.EditReport, name: str) -> list[Finding]:
         Finding(f"{name}: a {_WORD} one is there now", report.success(name, "new"), unit, control("new"), agreement),
         Finding(
             f"{name}: answers about other colours changed", report.changed(name, "other colours"), unit,
-            control("other colours"), Target(high=0.1),
+            control("other colours"), TargetRange(high=0.1),
         ),
     ]  # fmt: skip
 

@@ -15,7 +15,7 @@ _FEWEST = 4
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetRange:
     """Where a figure should lie.
 
     Attributes:
@@ -52,7 +52,7 @@ class Control:
 
     name: str
     value: Interval
-    target: Target | None = None
+    target: TargetRange | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.value}" + (f", target {self.target}" if self.target else "")
@@ -75,7 +75,7 @@ class Finding:
     value: Interval | None
     unit: str = "share"
     controls: tuple[Control, ...] = ()
-    target: Target | None = None
+    target: TargetRange | None = None
     note: str = ""
 
     @property
@@ -151,7 +151,7 @@ class Measured:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def absent(name: str, why: str, target: Target | None = None) -> Finding:
+def absent(name: str, why: str, target: TargetRange | None = None) -> Finding:
     """A figure that a lab cannot have."""
     return Finding(name, None, target=target, note=why)
 
@@ -183,5 +183,5 @@ def _interval(content: Mapping[str, Any]) -> Interval:
     return Interval(**numbers, count=content["count"])
 
 
-def _target(content: Mapping[str, Any] | None) -> Target | None:
-    return None if content is None else Target(**content)
+def _target(content: Mapping[str, Any] | None) -> TargetRange | None:
+    return None if content is None else TargetRange(**content)

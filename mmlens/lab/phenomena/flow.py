@@ -20,7 +20,7 @@ import mmlens as mm
 from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.core.rules import Positions
-from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, TargetRange, absent
 from mmlens.lab.phenomena.patches import background
 from mmlens.lab.phenomena.questions import look_ups
 from mmlens.lab.phenomena.subject import Subject
@@ -28,9 +28,9 @@ from mmlens.lab.phenomena.world import Case
 
 _SOURCE = "Zhang et al."
 _TARGETS = {
-    "image -> question": Target(0.3, source=_SOURCE),
-    "question -> last": Target(0.3, source=_SOURCE),
-    "image -> last": Target(high=0.15, source=_SOURCE),
+    "image -> question": TargetRange(0.3, source=_SOURCE),
+    "question -> last": TargetRange(0.3, source=_SOURCE),
+    "image -> last": TargetRange(high=0.15, source=_SOURCE),
 }
 _WINDOW, _UNIT, _GROUND = 9 / 32, "share of p lost", ", ground alone"
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mmlens.analysis.statistics.intervals import mean_interval
-from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, TargetRange
 from mmlens.lab.phenomena.subject import Subject
 
 _LENGTH = 24
@@ -55,12 +55,12 @@ def induction(subject: Subject, sizes: Sizes) -> Measured:
         Finding(
             "nll, first minus second time", mean_interval(nll["once"] - nll["again"]), "nats",
             (Control("a second half of other tokens", mean_interval(nll["once"] - nll["others"])),),
-            Target(1.0), subject.world.trained_in.get("induction", ""),
+            TargetRange(1.0), subject.world.trained_in.get("induction", ""),
         ),
         Finding(
             "attention to what followed the first time, best head", mean_interval(scores["again"][~half, best]), "attention",
             (Control("a second half of other tokens", mean_interval(scores["others"][~half, best])),),
-            Target(0.3, source="Olsson et al."), f"L{best // heads}.h{best % heads}",
+            TargetRange(0.3, source="Olsson et al."), f"L{best // heads}.h{best % heads}",
         ),
     ]  # fmt: skip
     return Measured(findings)

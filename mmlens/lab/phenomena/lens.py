@@ -14,13 +14,13 @@ import torch
 
 import mmlens as mm
 from mmlens.analysis.statistics.intervals import Interval, mean_interval
-from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, TargetRange
 from mmlens.lab.phenomena.patches import background, sources, things
 from mmlens.lab.phenomena.subject import Subject
 from mmlens.lab.phenomena.world import LabScene
 
 _POINTS = ("blocks.0.hook_resid_pre", "blocks.*.hook_resid_post")
-_READABLE, _SHUFFLED, _BACKGROUND = Target(0.3), Target(high=0.05), Target(high=0.15)
+_READABLE, _SHUFFLED, _BACKGROUND = TargetRange(0.3), TargetRange(high=0.05), TargetRange(high=0.15)
 
 
 def lens(subject: Subject, sizes: Sizes) -> Measured:
@@ -53,7 +53,7 @@ def lens(subject: Subject, sizes: Sizes) -> Measured:
         Finding("noun, colour or size top-1, the same layer", at("word", best, half=True)),
         Finding(
             "noun top-1, later half of the layers minus input", mean_interval(later, groups=groups["thing"]), "change in share",
-            target=Target(0.0, source="rises with depth: Neo et al."),
+            target=TargetRange(0.0, source="rises with depth: Neo et al."),
         ),
     ]  # fmt: skip
     layers = {name: [round(float(value), 4) for value in values.mean(0)] for name, values in curves.items()}

@@ -12,7 +12,7 @@ from mmlens.analysis.properties.cross_modality import OTHER_WRITING, SHARED, Cro
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.quantities import control_of
 from mmlens.analysis.properties.run import run
-from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, TargetRange, absent
 from mmlens.lab.phenomena.subject import Subject
 
 _TOP, _DRAWS, _METHOD = 20, 10, "contribution"
@@ -34,22 +34,23 @@ def neurons(subject: Subject, sizes: Sizes) -> Measured:
     report = run(subject.model, samples, measures, choice, settings=settings, progress=False)
     zeroed = Finding(
         f"log odds of the noun, its top {_TOP} zeroed", report.interval(_ZEROED, _METHOD), "nats",
-        (Control("as active", report.draws(_ZEROED, _METHOD, control="matched"), Target(-0.15, 0.15)),), Target(high=-0.5),
+        (Control("as active", report.draws(_ZEROED, _METHOD, control="matched"), TargetRange(-0.15, 0.15)),),
+        TargetRange(high=-0.5),
     )  # fmt: skip
     if not (report.values["quantity"] == SHARED.name).any():
         why = "no noun of a caption was also said of the scene in words"
-        return Measured([absent(f"top {_TOP} shared by picture and words", why, Target(0.5)), zeroed])
+        return Measured([absent(f"top {_TOP} shared by picture and words", why, TargetRange(0.5)), zeroed])
     picture = report.interval(SHARED.name, _METHOD)
     overlap = Finding(
         f"top {_TOP} shared by picture and words", picture, "share of neurons",
         (
             Control("as active on either side", report.draws(SHARED.name, _METHOD, control="matched")),
-            Control("words about another noun", report.interval(OTHER_WRITING.name, _METHOD), Target(high=0.15)),
+            Control("words about another noun", report.interval(OTHER_WRITING.name, _METHOD), TargetRange(high=0.15)),
         ),
-        Target(0.5), subject.world.trained_in.get("neurons", ""),
+        TargetRange(0.5), subject.world.trained_in.get("neurons", ""),
     )  # fmt: skip
     beyond = Finding(
         "shared, beyond those as active", report.difference(SHARED.name, _METHOD, minus=control_of(_METHOD, "matched")),
-        "share of neurons", target=Target(0.3),
+        "share of neurons", target=TargetRange(0.3),
     )  # fmt: skip
     return Measured([overlap, beyond, zeroed])

@@ -35,7 +35,7 @@ class ThingPatches:
     rows: Int[np.ndarray, " row"]
 
 
-def shares(batch: MultimodalBatch, sample: int, mask: np.ndarray) -> Float[np.ndarray, " row"]:
+def mask_shares(batch: MultimodalBatch, sample: int, mask: np.ndarray) -> Float[np.ndarray, " row"]:
     """How much of each image token's patch a mask covers, 0 to 1, in the order of the image tokens."""
     grid = batch.layout.grid(sample=sample)
     sums = np.pad(mask.astype(int).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -50,7 +50,7 @@ def things(batch: MultimodalBatch, scenes: Sequence[LabScene]) -> Iterator[Thing
     for sample, scene in enumerate(scenes):
         nouns = [thing.shape for thing in scene.objects]
         for thing in scene.objects:
-            rows = np.flatnonzero(shares(batch, sample, thing.mask) >= _SHOWN)
+            rows = np.flatnonzero(mask_shares(batch, sample, thing.mask) >= _SHOWN)
             if len(rows) and nouns.count(thing.shape) == 1:
                 yield ThingPatches(sample, thing.shape, thing.color, thing.size, rows)
 
@@ -58,7 +58,7 @@ def things(batch: MultimodalBatch, scenes: Sequence[LabScene]) -> Iterator[Thing
 def background(batch: MultimodalBatch, scenes: Sequence[LabScene]) -> list[Int[np.ndarray, " row"]]:
     """Per scene, the image tokens that show the ground alone."""
     every = [np.any([thing.mask for thing in scene.objects], axis=0) for scene in scenes]
-    return [np.flatnonzero(shares(batch, sample, mask) < _EMPTY) for sample, mask in enumerate(every)]
+    return [np.flatnonzero(mask_shares(batch, sample, mask) < _EMPTY) for sample, mask in enumerate(every)]
 
 
 def sources(before: MultimodalBatch, after: MultimodalBatch, sample: int) -> Int[np.ndarray, " row"]:

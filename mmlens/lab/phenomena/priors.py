@@ -8,11 +8,11 @@ import numpy as np
 
 from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.core.answer_text import is_answer
-from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, TargetRange, absent
 from mmlens.lab.phenomena.subject import Subject
 from mmlens.lab.phenomena.world import Case
 
-_CONFLICT, _ELSEWHERE = Target(0.1, 0.3), Target(high=0.03)
+_CONFLICT, _ELSEWHERE = TargetRange(0.1, 0.3), TargetRange(high=0.03)
 
 
 def priors(subject: Subject, sizes: Sizes) -> Measured:

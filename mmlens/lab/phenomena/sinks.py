@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from mmlens.analysis.statistics.intervals import mean_interval
-from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, TargetRange
 from mmlens.lab.phenomena.subject import Subject
 from mmlens.lab.phenomena.world import LabScene
 
@@ -44,7 +44,7 @@ def sinks(subject: Subject, sizes: Sizes) -> Measured:
             f"heads whose attention to the first token exceeds {_EPSILON:g}", mean_interval(means[:, 0].numpy()),
             "share of heads",
             (Control(f"{control}, the most of the others", mean_interval(means[:, other].numpy())),),
-            Target(0.1, source="Gu et al.: most heads of real models"),
+            TargetRange(0.1, source="Gu et al.: most heads of real models"),
         ),
         Finding(
             "attention to the first token, head with the most", mean_interval(at_strongest[0]), "attention",
@@ -53,11 +53,11 @@ def sinks(subject: Subject, sizes: Sizes) -> Measured:
         ),
         Finding(
             "largest coordinate over the median, largest layer", mean_interval(massive.amax(1).numpy()), "ratio",
-            target=Target(1000, source="Sun et al."),
+            target=TargetRange(1000, source="Sun et al."),
         ),
         Finding(
             "patches that stand out before the projector", mean_interval(outliers),
-            f"share of patches above {_OUTLIER:g} x the median norm", target=Target(0.01, 0.1, source="Darcet et al.: 2%"),
+            f"share of patches above {_OUTLIER:g} x the median norm", target=TargetRange(0.01, 0.1, source="Darcet et al.: 2%"),
         ),
         Finding(
             "image tokens that stand out in the language model, layer with the most",

@@ -9,7 +9,7 @@ from mmlens.core.errors import InputError
 from mmlens.lab.phenomena.world import Case, LabQuestion, LabScene, PairedCases
 from mmlens.lab.tales import composing
 from mmlens.lab.tales.asking import KNOWLEDGE_KINDS, SIGHT_KINDS, UNSEEN_PHRASINGS, Fact, TaleQuestion, ask, facts
-from mmlens.lab.tales.describing import CAPTION_REQUESTS, article
+from mmlens.lab.tales.describing import CAPTION_REQUESTS, article_of
 from mmlens.lab.tales.facts import MATERIALS, OWNERS, PICTURELESS_PAIRS, RARE_PAIRS, SYNONYMS, TYPICAL_COLORS
 from mmlens.lab.tales.tale import Tale
 from mmlens.lab.world import COLORS, NOUNS, SHAPES
@@ -80,11 +80,11 @@ class TaleWorld:
 
     def presence(self, noun: str) -> str:
         """The question whether there is one."""
-        return f"Is there {article(noun)} {noun}?"
+        return f"Is there {article_of(noun)} {noun}?"
 
     def pair(self, noun: str, color: str) -> str:
         """The question whether there is one of a colour."""
-        return f"Is there {article(color)} {color} {noun}?"
+        return f"Is there {article_of(color)} {color} {noun}?"
 
     def two_hops(self, scene: LabScene) -> Sequence[LabQuestion]:
         """Owners and materials of what is there, the thing named or told by its colour or place."""

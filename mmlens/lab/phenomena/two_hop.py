@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.statistics.intervals import Interval, mean_interval
-from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, Target, absent
+from mmlens.lab.phenomena.finding import Control, Finding, Measured, Sizes, TargetRange, absent
 from mmlens.lab.phenomena.questions import by_kind
 from mmlens.lab.phenomena.subject import Subject
 from mmlens.lab.phenomena.world import Case
 
 #: A thing that is named needs no look at the picture: only what is told by its colour or place takes two hops.
-_TARGET, _BLIND = Target(0.5), Target(high=0.3)
+_TARGET, _BLIND = TargetRange(0.5), TargetRange(high=0.3)
 
 
 def two_hop(subject: Subject, sizes: Sizes) -> Measured:

@@ -127,7 +127,7 @@ class TaleQuestion:
     noun: str | None = None
 
 
-def questions(things: Sequence[Placed], place: str, mood: str) -> tuple[TaleQuestion, ...]:
+def tale_questions(things: Sequence[Placed], place: str, mood: str) -> tuple[TaleQuestion, ...]:
     """Ask all that a scene answers without doubt, each in its first phrasing; presence of the scene's nouns and of all others."""
     return tuple(
         TaleQuestion(_filled(PHRASINGS[fact.kind][0], fact), fact.answer, fact.kind, fact.noun)

@@ -40,25 +40,25 @@ def name(noun: str, rng: random.Random | None = None) -> str:
     return noun
 
 
-def article(word: str) -> str:
+def article_of(word: str) -> str:
     """Give "an" before a vowel and "a" otherwise."""
     return "an" if word[0] in "aeiou" else "a"
 
 
-def phrase(thing: Placed, rng: random.Random | None = None, *, size: bool = True) -> str:
+def thing_phrase(thing: Placed, rng: random.Random | None = None, *, size: bool = True) -> str:
     """Name a thing with its colour, and with its size where it is small: "a small red star", "a woman in blue"."""
     noun = name(thing.shape, rng)
     words = ["small"] if size and thing.size == "small" else []
     words += [noun, "in", thing.color] if kind_of(thing.shape) == "person" else [thing.color, noun]
-    return " ".join([article(words[0]), *words])
+    return " ".join([article_of(words[0]), *words])
 
 
-def listed(names: Sequence[str]) -> str:
+def as_list(names: Sequence[str]) -> str:
     """Join names: "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def caption(
+def tale_caption(
     things: Sequence[Placed], place: str, mood: str, rng: random.Random | None = None, *, request: int = 0
 ) -> str:
     """Describe a scene in a sentence or two.
@@ -73,7 +73,7 @@ def caption(
     Returns:
         For instance "A small red star and a white moon on sand."
     """
-    text = listed([phrase(thing, rng) for thing in things])
+    text = as_list([thing_phrase(thing, rng) for thing in things])
     return CAPTIONS[request].format(things=text[0].upper() + text[1:], things_low=text, place=place, mood=mood)
 
 
@@ -86,7 +86,7 @@ def region(thing: Placed) -> str:
 def written(things: Sequence[Placed], place: str, mood: str, rng: random.Random | None = None) -> str:
     """Write a scene as a list, with the regions where an `rng` asks for it."""
     regions = rng is not None and rng.random() < 0.5
-    parts = [phrase(thing, rng) + (f" {region(thing)}" if regions else "") for thing in things]
+    parts = [thing_phrase(thing, rng) + (f" {region(thing)}" if regions else "") for thing in things]
     return f"{', '.join(parts)}, {place}, {mood}"
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from mmlens.lab.tales.asking import KNOWLEDGE_KINDS, Fact, absent_noun, ask, facts, lead
 from mmlens.lab.tales.composing import compose
-from mmlens.lab.tales.describing import CAPTION_REQUESTS, REGIONS, caption, has_regions, mapped, written
+from mmlens.lab.tales.describing import CAPTION_REQUESTS, REGIONS, has_regions, mapped, tale_caption, written
 from mmlens.lab.tales.knowledge import notes, quiz
 from mmlens.lab.tales.repeats import words_again
 from mmlens.lab.tales.stories import story
@@ -61,7 +61,7 @@ def chat_turn(question: str, answer: str, *, before: str = "", marks: str = ANSW
     return f"{start}{question} ASSISTANT:{marks[0]} {answer}{END}{marks[1]}"
 
 
-def written_scene(rng: random.Random) -> Document:
+def written_tale(rng: random.Random) -> Document:
     """A scene as a list, and four turns about it."""
     tale = compose(rng)
     text = written(tale.placed, tale.place, tale.mood, rng)
@@ -96,7 +96,7 @@ def repeated_words(rng: random.Random) -> Document:
 
 
 MIX: tuple[tuple[float, Callable[[random.Random], Document]], ...] = (
-    (0.30, written_scene),
+    (0.30, written_tale),
     (0.20, mapped_scene),
     (0.14, told_story),
     (0.09, noted_facts),
@@ -146,7 +146,7 @@ def turns(
     for _ in range(count):
         if rng.random() < CAPTION_SHARE:
             request = rng.randrange(len(CAPTION_REQUESTS))
-            text = caption(things, tale.place, tale.mood, rng, request=request)
+            text = tale_caption(things, tale.place, tale.mood, rng, request=request)
             texts.append(chat_turn(CAPTION_REQUESTS[request], text, marks=CAPTION_MARKS))
             continue
         kind = rng.choices(options, shares)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from mmlens.lab.tales.asking import Fact, ask
-from mmlens.lab.tales.describing import listed, name
+from mmlens.lab.tales.describing import as_list, name
 from mmlens.lab.tales.facts import COMPANIONS, MATERIALS, OWNERS, THINGS, TYPICAL_COLORS
 from mmlens.lab.world import PLACES
 
@@ -36,7 +36,7 @@ def notes(rng: random.Random) -> str:
         noun = rng.choice(THINGS)
         owner = OWNERS[noun]
         others = [thing for thing in THINGS if OWNERS[thing] == owner]
-        own = listed([name(others[0]), *(f"the {name(other)}" for other in others[1:])])
+        own = as_list([name(others[0]), *(f"the {name(other)}" for other in others[1:])])
         line = rng.choice(_SENTENCES)
         lines.append(line.format(noun=name(noun, rng), owner=owner, own=own, material=MATERIALS[noun]))
     return " ".join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from mmlens.lab.tales.composing import compose
-from mmlens.lab.tales.describing import name, phrase
+from mmlens.lab.tales.describing import name, thing_phrase
 from mmlens.lab.tales.facts import MATERIALS, OWNERS, SYLLABLES, WRITERS
 
 _OPENINGS = (
@@ -51,10 +51,12 @@ def story(rng: random.Random) -> str:
     for thing in tale.placed:
         noun = name(thing.shape, rng)
         if thing.shape not in OWNERS:
-            sentences.append(f"{phrase(thing, rng).capitalize()} came by and spoke to ⟦{rng.choice((one, two))}⟧.")
+            sentences.append(
+                f"{thing_phrase(thing, rng).capitalize()} came by and spoke to ⟦{rng.choice((one, two))}⟧."
+            )
             continue
         about = {
-            "phrase": phrase(thing, rng), "noun": noun, "color": thing.color, "owner": OWNERS[thing.shape],
+            "phrase": thing_phrase(thing, rng), "noun": noun, "color": thing.color, "owner": OWNERS[thing.shape],
             "material": MATERIALS[thing.shape], "a_noun": f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}",
         }  # fmt: skip
         sentences.append(rng.choice(_SIGHTINGS).format(**cast, **about))

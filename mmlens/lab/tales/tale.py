@@ -79,12 +79,12 @@ class Tale:
     @property
     def caption(self) -> str:
         """The caption in the first of the phrasings: "A small red star and a white moon on sand."."""
-        return describing.caption(self.placed, self.place, self.mood)
+        return describing.tale_caption(self.placed, self.place, self.mood)
 
     @cached_property
     def questions(self) -> tuple[TaleQuestion, ...]:
         """Every question that the scene answers without doubt, each in its first phrasing (see `asking.ask` for others)."""
-        return asking.questions(self.placed, self.place, self.mood)
+        return asking.tale_questions(self.placed, self.place, self.mood)
 
     def written(self) -> str:
         """The scene in words that stand where the picture would: "a small red star, a white moon, sand, sunny"."""

@@ -30,7 +30,7 @@ _QUESTIONS = 2
 
 
 @dataclass(frozen=True)
-class Plan:
+class DictionaryPlan:
     """What is trained, and on what.
 
     Attributes:
@@ -58,14 +58,14 @@ class Plan:
 
 #: Transcoders first: attribution graphs wait for them.
 PLANS = (
-    *(Plan(f"transcoders/{i}", f"blocks.{i}.hook_mlp_out", 768, 16, True) for i in range(_LAYERS)),
+    *(DictionaryPlan(f"transcoders/{i}", f"blocks.{i}.hook_mlp_out", 768, 16, True) for i in range(_LAYERS)),
     *(
-        Plan(f"vision_transcoders/{i}", f"vision.blocks.{i}.hook_mlp_out", 512, 16, True, ("tower",))
+        DictionaryPlan(f"vision_transcoders/{i}", f"vision.blocks.{i}.hook_mlp_out", 512, 16, True, ("tower",))
         for i in range(_VISION_LAYERS)
     ),
-    Plan("language", "blocks.3.hook_resid_post", 1536, 24),
-    Plan("vision", f"vision.blocks.{_VISION_LAYERS - 1}.hook_resid_post", 1024, 24, rows=("tower",)),
-    Plan("projector", "projector.hook_out", 512, 24, rows=("pictures",)),
+    DictionaryPlan("language", "blocks.3.hook_resid_post", 1536, 24),
+    DictionaryPlan("vision", f"vision.blocks.{_VISION_LAYERS - 1}.hook_resid_post", 1024, 24, rows=("tower",)),
+    DictionaryPlan("projector", "projector.hook_out", 512, 24, rows=("pictures",)),
 )
 
 

@@ -63,7 +63,7 @@ class Sets:
 
 
 @torch.no_grad()
-def card(folder: Path, *, n_scenes: int, seed: int) -> dict[str, Any]:
+def dictionary_card(folder: Path, *, n_scenes: int, seed: int) -> dict[str, Any]:
     """All figures, as plain data.
 
     Args:
@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=181, help="of the first set (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file; its tables go beside it, as .md")
     options = parser.parse_args(arguments)
-    content = card(options.folder, n_scenes=options.scenes, seed=options.seed)
+    content = dictionary_card(options.folder, n_scenes=options.scenes, seed=options.seed)
     for path, text in ((options.out, json.dumps(content, indent=1)), (options.out.with_suffix(".md"), table(content))):
         with whole_file(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

@@ -62,7 +62,7 @@ def _coverage(mask: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Choice:
+class FeatureChoice:
     """The candidate that tells each truth best, by F1.
 
     Attributes:
@@ -83,7 +83,7 @@ class Choice:
         return 2 * right / (right + wrong + (truth == 1).sum(0)).clamp_min(1)
 
 
-def choose(scores: Float[Tensor, "row candidate"], truth: Float[Tensor, "row truth"]) -> Choice:
+def choose(scores: Float[Tensor, "row candidate"], truth: Float[Tensor, "row truth"]) -> FeatureChoice:
     """The candidate and threshold with the highest F1 for each truth.
 
     Args:
@@ -91,7 +91,7 @@ def choose(scores: Float[Tensor, "row candidate"], truth: Float[Tensor, "row tru
         truth: see `truth_of`; rows that are NaN do not count.
     """
     count = truth.shape[1]
-    best = Choice(torch.zeros(count, dtype=torch.long), torch.zeros(count), torch.full((count,), -1.0))
+    best = FeatureChoice(torch.zeros(count, dtype=torch.long), torch.zeros(count), torch.full((count,), -1.0))
     for start in range(0, scores.shape[1], _TOGETHER):
         values, order = scores[:, start : start + _TOGETHER].sort(dim=0, descending=True)
         # a threshold stands behind all rows of a value, never between them

@@ -8,7 +8,7 @@ import torch
 
 import mmlens as mm
 from mmlens.analysis.attribution_graphs.edges import Edges
-from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel, rows_of
+from mmlens.analysis.attribution_graphs.linear import HEAD, LinearModel, flat_rows
 from mmlens.analysis.attribution_graphs.structure import structure_of
 from mmlens.core.errors import InputError
 from mmlens.models.hooked import HookedMultimodal
@@ -112,7 +112,7 @@ def test_taking_a_source_out_changes_every_target_by_its_edge(name: str) -> None
         new = constants[at].clone()
         new.view(-1, width)[row] -= edges.sources[at].rest[row]
         after = linear.replay(run, {**constants, at: new})
-        heads = [rows_of(reads[HEAD], reads[HEAD].shape[-1])[targets[0][0]] for reads in (clean, after)]
+        heads = [flat_rows(reads[HEAD], reads[HEAD].shape[-1])[targets[0][0]] for reads in (clean, after)]
         change = torch.stack([(heads[0] - heads[1])[token] - (heads[0] - heads[1]).mean() for _, token in targets])
         torch.testing.assert_close(logits[:, len(edges.code) + number], change, atol=5e-6, rtol=1e-4)
 

@@ -6,7 +6,7 @@ import pytest
 
 from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.graph import NodeKind, Towers
-from mmlens.analysis.circuits.runs import Pair, pairs_of
+from mmlens.analysis.circuits.runs import Pair, graph_pairs
 from mmlens.analysis.metrics import logit_difference
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions import swap
@@ -34,7 +34,7 @@ def make_pair() -> MakePair:
     def make(subject: Subject, nodes: NodeKind = "head", towers: Towers = "all", side: str = "left") -> Pair:
         clean, corrupted = other_pictures(subject, side)
         graph = edge_graph(subject.model, [clean], nodes=nodes, groups=GROUPS, towers=towers)  # type: ignore[arg-type]
-        return pairs_of(subject.model, clean, corrupted, graph, METRIC)[0]
+        return graph_pairs(subject.model, clean, corrupted, graph, METRIC)[0]
 
     return make
 

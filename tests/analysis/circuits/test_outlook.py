@@ -13,7 +13,7 @@ from mmlens.analysis.circuits.graph import NodeKind
 from mmlens.analysis.circuits.head_gradients import HeadGradients
 from mmlens.analysis.circuits.methods import CIRCUIT_METHODS
 from mmlens.analysis.circuits.outlook import outlook
-from mmlens.analysis.circuits.runs import pairs_of
+from mmlens.analysis.circuits.runs import graph_pairs
 from mmlens.core.rule_groups import named_rules
 from mmlens.hooks.branch_inputs import KINDS
 from tests.analysis.circuits.conftest import METRIC, MakePair
@@ -84,7 +84,7 @@ def test_what_is_kept_is_what_writers_wrote(llava: Subject) -> None:
     model = llava.model
     clean, corrupted = (model.prepare("describe the image", images=picture(seed)) for seed in (0, 5))
     graph = edge_graph(model, [clean], nodes="head", groups=named_rules(("image", "last")), towers="all")
-    (pair,) = pairs_of(model, clean, corrupted, graph, METRIC)
+    (pair,) = graph_pairs(model, clean, corrupted, graph, METRIC)
     stores = (pair.clean_values, pair.reference)
     kept = sum(tensor.numel() * tensor.element_size() for store in stores for tensor in store.values())
     data = PairData.of(model, [(clean, corrupted)], graph, METRIC, CounterfactualAblation())

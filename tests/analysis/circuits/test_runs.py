@@ -7,7 +7,7 @@ import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from mmlens.analysis.circuits.build import edge_graph
-from mmlens.analysis.circuits.runs import Pair, pairs_of
+from mmlens.analysis.circuits.runs import Pair, graph_pairs
 from mmlens.analysis.patching.paths import path_patch
 from mmlens.core.errors import InputError
 from mmlens.core.units import Head
@@ -61,7 +61,7 @@ def test_further_kinds_of_blocks(name: str, nodes: str, heads_refused: str | Non
 
     def pair(nodes: Any, towers: Any = "all") -> Pair:
         graph = edge_graph(model, [clean], nodes=nodes, groups=GROUPS, towers=towers)  # type: ignore[arg-type]
-        return pairs_of(model, clean, corrupted, graph, METRIC)[0]
+        return graph_pairs(model, clean, corrupted, graph, METRIC)[0]
 
     if name == "minicpm_v_4_6":  # its tower merges rows between blocks
         with pytest.raises(InputError, match=r"changes its rows on the way, from .* Begin at the language model"):
@@ -155,7 +155,7 @@ def test_any_set_of_edges_equals_a_slow_double_precision_reference(llava: Subjec
     pictures = [images[0] for images in llava.batches["left"].images]
     clean, corrupted = (model.prepare("describe the image", images=picture) for picture in pictures)
     graph = edge_graph(model, [clean], nodes="head", groups=GROUPS, towers="language")  # type: ignore[arg-type]
-    pair = pairs_of(model, clean, corrupted, graph, METRIC)[0]
+    pair = graph_pairs(model, clean, corrupted, graph, METRIC)[0]
     bare = bare_copy(model).double()  # a copy of its own: the shared one stays in single precision
     last = torch.zeros_like(clean.layout.is_image)
     last[:, -1] = True

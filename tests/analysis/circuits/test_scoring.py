@@ -16,7 +16,7 @@ from mmlens.analysis.circuits.methods.eap_ig import EAPIG
 from mmlens.analysis.circuits.methods.edge_pruning import EdgePruning
 from mmlens.analysis.circuits.methods.exact import Exact
 from mmlens.analysis.circuits.methods.information_flow import InformationFlow
-from mmlens.analysis.circuits.runs import pairs_of
+from mmlens.analysis.circuits.runs import graph_pairs
 from mmlens.analysis.metrics import logit_difference
 from mmlens.core.errors import InputError
 from mmlens.core.positions import box
@@ -49,7 +49,7 @@ def test_attribution_is_the_slope_of_the_exact_runs(number: int) -> None:
     whole = other_pictures(subject)
     clean, corrupted = nearer(*whole, 0.0), nearer(*whole, 3e-3)
     graph = edge_graph(model, [clean], nodes="head", groups=GROUPS, towers="all")  # type: ignore[arg-type]
-    pair = pairs_of(model, clean, corrupted, graph, METRIC)[0]
+    pair = graph_pairs(model, clean, corrupted, graph, METRIC)[0]
     scores = EAP().scores(pair, progress=False)
     chosen = graph.allowed.nonzero()
     chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(1))[:40]]
@@ -130,7 +130,7 @@ def test_another_text_reaches_the_language_model_through_the_projector_too(blip:
     clean, corrupted = (blip.model.prepare([f"{word} the image"] * 2, images=images) for word in ("describe", "what"))
     asked = {"metric": METRIC, "nodes": "attention", "towers": "language", "progress": False}
     found = find_circuit(blip.model, (clean, corrupted), method="exact", **asked)  # type: ignore[arg-type]
-    pair = pairs_of(blip.model, clean, corrupted, found.graph, METRIC)[0]
+    pair = graph_pairs(blip.model, clean, corrupted, found.graph, METRIC)[0]
     torch.testing.assert_close(pair.run(found.graph.allowed), found.corrupted, rtol=0, atol=1e-5)
     scores = {(edge.writer, edge.reader): abs(edge.score) for edge in found.edges}
     assert min(scores["projector", "L0.attn"], scores["embed[text]", "L0.attn"]) > 1e-3
@@ -141,7 +141,7 @@ def test_noise_behind_the_pixels_is_a_corruption_like_any_other(llava: Subject, 
     clean = llava.batches["left"]
     noisy = noise(llava.model, clean, at=at, sigma=0.3, seed=1)
     graph = edge_graph(llava.model, [clean], nodes="attention", groups=GROUPS, towers="all")  # type: ignore[arg-type]
-    pair = pairs_of(llava.model, clean, noisy, graph, METRIC)[0]
+    pair = graph_pairs(llava.model, clean, noisy, graph, METRIC)[0]
     torch.testing.assert_close(pair.run(graph.allowed), pair.ends[1], rtol=0, atol=1e-5)
     start = [writer.name for writer in graph.writers].index("vision.embed" if at.startswith("vision") else "projector")
     scores = EAPIG(steps=20).scores(pair, progress=False)[:, start].sum(0)

@@ -17,7 +17,7 @@ from mmlens.analysis.circuits.build import edge_graph
 from mmlens.analysis.circuits.evaluate import evaluate_circuit
 from mmlens.analysis.circuits.find import find_circuit
 from mmlens.analysis.circuits.methods.eap import EAP
-from mmlens.analysis.circuits.runs import Pair, pairs_of
+from mmlens.analysis.circuits.runs import Pair, graph_pairs
 from mmlens.analysis.patching.paths import path_patch
 from mmlens.core.errors import InputError
 from mmlens.core.unit_sets import Units
@@ -61,7 +61,7 @@ def made(name: str) -> tuple[Any, MultimodalBatch, MultimodalBatch]:
 def pair_on(name: str, nodes: str = "head") -> Pair:
     model, clean, corrupted = made(name)
     graph = edge_graph(model, [clean], nodes=nodes, groups=GROUPS, towers=TOWERS[name])  # type: ignore[arg-type]
-    return pairs_of(model, clean, corrupted, graph, METRIC)[0]
+    return graph_pairs(model, clean, corrupted, graph, METRIC)[0]
 
 
 def mask_of(pair: Pair, edge: str) -> torch.Tensor:
@@ -307,7 +307,7 @@ def test_attribution_is_the_slope_of_the_exact_runs(name: str) -> None:
     pixels = clean["pixel_values"] + 1e-3 * (other["pixel_values"] - clean["pixel_values"])
     near = replace(clean, inputs={**clean.inputs, "pixel_values": pixels})
     graph = edge_graph(model, [clean], nodes="head", groups=GROUPS, towers=TOWERS[name])  # type: ignore[arg-type]
-    pair = pairs_of(model, clean, near, graph, METRIC)[0]
+    pair = graph_pairs(model, clean, near, graph, METRIC)[0]
     scores = EAP().scores(pair, progress=False)
     chosen = graph.allowed.nonzero()
     chosen = chosen[torch.randperm(len(chosen), generator=torch.Generator().manual_seed(1))[:12]].tolist()

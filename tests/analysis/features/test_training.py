@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mmlens as mm
-from mmlens.analysis.features.training.coder import Coder
+from mmlens.analysis.features.training.coder import SparseCoder
 from mmlens.analysis.features.training.rows import TrainingRows
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError
@@ -90,23 +90,23 @@ def test_an_interrupted_run_ends_in_the_same_bits(tmp_path: Path, monkeypatch: p
     whole = mm.train_sae(states, **settings, checkpoint=tmp_path / "whole")
     monkeypatch.setattr("mmlens.core.checkpoint._SECONDS", 0.0)
     monkeypatch.setattr(Checkpoint, "save", lambda self, now=False: _written(self))
-    step = Coder.step
+    step = SparseCoder.step
 
-    def stops(self: Coder, x: torch.Tensor, y: torch.Tensor, share: float) -> dict[str, float]:
+    def stops(self: SparseCoder, x: torch.Tensor, y: torch.Tensor, share: float) -> dict[str, float]:
         if share > 0.6:
             raise Stop
         return step(self, x, y, share)
 
-    monkeypatch.setattr(Coder, "step", stops)
+    monkeypatch.setattr(SparseCoder, "step", stops)
     with pytest.raises(Stop):
         mm.train_sae(states, **settings, checkpoint=tmp_path / "file")
     seen: list[float] = []
 
-    def counts(self: Coder, x: torch.Tensor, y: torch.Tensor, share: float) -> dict[str, float]:
+    def counts(self: SparseCoder, x: torch.Tensor, y: torch.Tensor, share: float) -> dict[str, float]:
         seen.append(share)
         return step(self, x, y, share)
 
-    monkeypatch.setattr(Coder, "step", counts)
+    monkeypatch.setattr(SparseCoder, "step", counts)
     again = mm.train_sae(states, **settings, checkpoint=tmp_path / "file")
     assert 0.5 < seen[0] <= 0.65
     for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
@@ -137,7 +137,7 @@ def test_another_seed_is_another_dictionary_and_the_same_seed_the_same() -> None
 def test_dead_features_learn_by_their_encoder_too() -> None:
     """Of sparsify's own auxiliary loss the encoder gets nothing."""
     states, _, _ = planted_states(512)
-    coder = Coder(
+    coder = SparseCoder(
         states.values, states.values, n_features=60, k=K, selection="jumprelu", transcodes=False, skip=False, lr=1e-2,
         dead_after=1, seed=0, device=torch.device("cpu"),
     )  # fmt: skip
@@ -206,7 +206,7 @@ def test_stores_of_models_are_trained_on(family: str, tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     states, _, _ = planted_states(64)
     no_steps: list[object] = []
-    monkeypatch.setattr(Coder, "step", lambda *arguments: no_steps.append(arguments))
+    monkeypatch.setattr(SparseCoder, "step", lambda *arguments: no_steps.append(arguments))
     for settings, message in (
         ({"k": 61}, "k=61 features of a row are more than n_features=60"),
         ({"skip": True}, "skip=True"),

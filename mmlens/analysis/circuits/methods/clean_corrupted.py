@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.circuits.first_order import Step, first_order_scores
+from mmlens.analysis.circuits.first_order import PathStep, first_order_scores
 from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.runs import Pair
@@ -28,5 +28,5 @@ class CleanCorrupted(CircuitMethod):
         return 2 * batches, 2 * batches
 
     def scores(self, pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
-        ends = [Step(0.0, 0.5), Step(1.0, 0.5)]
+        ends = [PathStep(0.0, 0.5), PathStep(1.0, 0.5)]
         return first_order_scores(pair, ends, label="clean-corrupted", progress=progress)

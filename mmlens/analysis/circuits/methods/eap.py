@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.circuits.first_order import Step, first_order_scores
+from mmlens.analysis.circuits.first_order import PathStep, first_order_scores
 from mmlens.analysis.circuits.graph import EdgeGraph
 from mmlens.analysis.circuits.method import CIRCUIT_METHODS, CircuitMethod
 from mmlens.analysis.circuits.runs import Pair
@@ -30,4 +30,4 @@ class EAP(CircuitMethod):
         return batches, batches
 
     def scores(self, pair: Pair, *, progress: bool) -> Float[torch.Tensor, "reader writer sample"]:
-        return first_order_scores(pair, [Step(0.0, 1.0)], label="EAP", progress=progress)
+        return first_order_scores(pair, [PathStep(0.0, 1.0)], label="EAP", progress=progress)

@@ -46,7 +46,7 @@ def require_sparsify() -> Any:
 
 
 @dataclass(frozen=True)
-class Unit:
+class StateUnit:
     """The unit of states: their mean, and their spread a coordinate.
 
     Attributes:
@@ -58,7 +58,7 @@ class Unit:
     spread: float
 
     @classmethod
-    def of(cls, rows: torch.Tensor) -> "Unit":
+    def of(cls, rows: torch.Tensor) -> "StateUnit":
         """The unit of rows.
 
         Raises:
@@ -71,7 +71,7 @@ class Unit:
         return cls(mean.float(), spread)
 
 
-class Coder:
+class SparseCoder:
     """A dictionary in training.
 
     Args:
@@ -103,8 +103,8 @@ class Coder:
         device: torch.device,
     ):
         sparsify = require_sparsify()
-        self._unit = Unit.of(y)
-        self._read = Unit.of(x).spread if transcodes else self._unit.spread
+        self._unit = StateUnit.of(y)
+        self._read = StateUnit.of(x).spread if transcodes else self._unit.spread
         config = sparsify.SparseCoderConfig(num_latents=n_features, k=k, transcode=transcodes, skip_connection=skip)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)

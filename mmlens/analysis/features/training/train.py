@@ -14,7 +14,7 @@ import torch
 
 from mmlens.analysis.features.dictionary import SparseDictionary
 from mmlens.analysis.features.row_quality import RowQuality, RowSums
-from mmlens.analysis.features.training.coder import Coder, Selection, require_sparsify
+from mmlens.analysis.features.training.coder import Selection, SparseCoder, require_sparsify
 from mmlens.analysis.features.training.result import SAETraining, TrainingPoint
 from mmlens.analysis.features.training.rows import PointStates, TrainingData, TrainingRows
 from mmlens.core.checkpoint import Checkpoint
@@ -122,7 +122,7 @@ def train_sae(
         checkpoint, "training", lambda _: {"states": rows.identity, "settings": identity_of(settings), "at": target}
     )
     first_x, first_y = _first_rows(rows, at_in)
-    coder = Coder(
+    coder = SparseCoder(
         *(first_x, first_y),
         n_features=n_features, k=k, selection=rule, transcodes=source is not None, skip=skip,
         lr=lr, dead_after=dead_after, seed=seed, device=torch.device(device),
@@ -158,7 +158,7 @@ def _at_in(rows: TrainingRows, source: object) -> str | None:
 
 
 def _learn(
-    rows: TrainingRows, coder: Coder, run: Checkpoint, *, epochs: int, batch_size: int, progress: bool
+    rows: TrainingRows, coder: SparseCoder, run: Checkpoint, *, epochs: int, batch_size: int, progress: bool
 ) -> tuple[TrainingPoint, ...]:
     """Train from where the checkpoint stands to the end."""
     counts = [rows.batches(epoch, batch_size) for epoch in range(epochs)]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import ActivationPoint, NeuronLayers, require_points
-from mmlens.analysis.neurons.token_targets import TokenTargets, states_at, wide
+from mmlens.analysis.neurons.token_targets import TokenTargets, in_float32, states_at
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -36,4 +36,4 @@ class Activation(NeuronMethod):
     ) -> Float[torch.Tensor, "entry layer neuron"]:
         names = layers.names(self.activation)
         states = states_at(model, targets, names)
-        return torch.stack([wide(states[name]).cpu() for name in names], dim=1)
+        return torch.stack([in_float32(states[name]).cpu() for name in names], dim=1)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import ActivationPoint, NeuronLayers, require_points
 from mmlens.analysis.neurons.projection import projections, readable_mlps, stack_layers
-from mmlens.analysis.neurons.token_targets import TokenTargets, states_at, wide, written_directions
+from mmlens.analysis.neurons.token_targets import TokenTargets, in_float32, states_at, written_directions
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -49,5 +49,5 @@ class Contribution(NeuronMethod):
         mlps = readable_mlps(model.part(layers.part).blocks)
         states = states_at(model, targets, names)
         return stack_layers([
-            wide(states[name]) * projections(mlp, directions, indices) for name, mlp in zip(names, mlps, strict=True)
+            in_float32(states[name]) * projections(mlp, directions, indices) for name, mlp in zip(names, mlps, strict=True)
         ])  # fmt: skip

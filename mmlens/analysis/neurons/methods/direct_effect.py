@@ -9,7 +9,7 @@ from jaxtyping import Float
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers
 from mmlens.analysis.neurons.projection import projections, readable_mlps, stack_layers
-from mmlens.analysis.neurons.token_targets import TokenTargets, states_at, wide, written_directions
+from mmlens.analysis.neurons.token_targets import TokenTargets, in_float32, states_at, written_directions
 from mmlens.analysis.statistics.rounding import off_by_rounding
 from mmlens.core.errors import InputError
 from mmlens.core.names import part_prefix
@@ -58,23 +58,23 @@ class DirectEffect(NeuronMethod):
         mlps, ends = readable_mlps(blocks), [branch_end(model, block) for block in blocks]
         states = states_at(model, targets, [*names, *writers, final, *scale])
         _require_sum(model, [states[name] for name in writers], states[final])
-        divisor = wide(states[scale[0]]) if scale else torch.ones(len(targets.sample), 1)
+        divisor = in_float32(states[scale[0]]) if scale else torch.ones(len(targets.sample), 1)
         layer_scores = []
         for name, out, mlp, end in zip(names, outs, mlps, ends, strict=True):
             output = states[name] @ mlp.W_out + mlp.b_out
-            inner = wide(end.divisor(wide(output), wide(states[out])))
-            _require_branch(model, wide(end.undivided(wide(output))) / inner, end.bias, states[out], out)
+            inner = in_float32(end.divisor(in_float32(output), in_float32(states[out])))
+            _require_branch(model, in_float32(end.undivided(in_float32(output))) / inner, end.bias, states[out], out)
             direction = end.pulled_back(directions.to(mlp.W_out.device))
             layer_scores.append(
-                wide(states[name]) * projections(mlp, direction, indices) / inner / divisor.to(inner.device)
+                in_float32(states[name]) * projections(mlp, direction, indices) / inner / divisor.to(inner.device)
             )
         return stack_layers(layer_scores)
 
 
 def _require_sum(model: HookedMultimodal, writes: list[torch.Tensor], stream: torch.Tensor) -> None:
     """The stream at the end must be the sum of the embedding and all branches."""
-    total = torch.stack([wide(write).to(stream.device) for write in writes]).sum(0)
-    off = float(((total - wide(stream)).norm(dim=-1) / wide(stream).norm(dim=-1)).max())
+    total = torch.stack([in_float32(write).to(stream.device) for write in writes]).sum(0)
+    off = float(((total - in_float32(stream)).norm(dim=-1) / in_float32(stream).norm(dim=-1)).max())
     if off > off_by_rounding(stream.dtype):
         raise InputError(
             f"method='direct_effect' adds up what is written to the residual stream, but the stream of {model.family.name} is no "
@@ -88,7 +88,7 @@ def _require_branch(
 ) -> None:
     """What the rows say is added must be what was added."""
     total = sum_of_rows if bias is None else sum_of_rows + bias.to(sum_of_rows)
-    off = float(((total - wide(out)).norm(dim=-1) / wide(out).norm(dim=-1).clamp(min=1e-12)).max())
+    off = float(((total - in_float32(out)).norm(dim=-1) / in_float32(out).norm(dim=-1).clamp(min=1e-12)).max())
     if off > off_by_rounding(out.dtype):
         raise InputError(
             f"method='direct_effect' needs to know what happens to an MLP's output, but {name} of {model.family.name} holds "

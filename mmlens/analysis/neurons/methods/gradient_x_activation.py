@@ -15,7 +15,7 @@ from mmlens.analysis.neurons.differentiation import (
 )
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers
-from mmlens.analysis.neurons.token_targets import TokenTargets, wide
+from mmlens.analysis.neurons.token_targets import TokenTargets, in_float32
 from mmlens.core.rules import Positions
 from mmlens.models.hooked import HookedMultimodal
 
@@ -65,6 +65,6 @@ class GradientXActivation(NeuronMethod):
                 )
                 for layer, (name, gradient) in enumerate(zip(names, gradients, strict=True)):
                     if gradient is not None:
-                        product = wide(states[name].detach()) * wide(gradient)
+                        product = in_float32(states[name].detach()) * in_float32(gradient)
                         scores[entries, layer] = rows.total(name, product, entries)
         return scores

@@ -16,7 +16,7 @@ from mmlens.analysis.neurons.differentiation import (
 )
 from mmlens.analysis.neurons.method import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.points import NeuronLayers
-from mmlens.analysis.neurons.token_targets import TokenTargets, wide
+from mmlens.analysis.neurons.token_targets import TokenTargets, in_float32
 from mmlens.core.kinds import Count
 from mmlens.core.rules import Positions
 from mmlens.hooks.point import reads_only
@@ -62,7 +62,7 @@ class IntegratedGradients(NeuronMethod):
             for entries in entry_groups(targets, layers):
                 for path in [names] if self.path == "joint" else [[name] for name in names]:
                     for name, gradient in self._mean_gradients(model, targets, clean, path, entries, rows).items():
-                        total = rows.total(name, wide(clean[name]) * gradient, entries)
+                        total = rows.total(name, in_float32(clean[name]) * gradient, entries)
                         scores[entries, names.index(name)] = total
         return scores
 
@@ -77,7 +77,7 @@ class IntegratedGradients(NeuronMethod):
     ) -> dict[str, torch.Tensor]:
         """Mean gradients at some points, while their rows go from zero to their clean values."""
         masks = {name: rows.mask(name, clean[name], entries) for name in names}
-        means = {name: torch.zeros_like(wide(clean[name])) for name in names}
+        means = {name: torch.zeros_like(in_float32(clean[name])) for name in names}
         for step in range(self.steps):
             alpha = (step + 0.5) / self.steps
             leaves = {name: (alpha * clean[name]).requires_grad_() for name in names}
@@ -90,7 +90,7 @@ class IntegratedGradients(NeuronMethod):
                 gradients = torch.autograd.grad(logit, list(leaves.values()), allow_unused=True)
             for name, gradient in zip(names, gradients, strict=True):
                 if gradient is not None:
-                    means[name] += wide(gradient) / self.steps
+                    means[name] += in_float32(gradient) / self.steps
         return means
 
 

@@ -5,7 +5,7 @@ import torch
 from mmlens.interventions.knockout import KnockOut
 from mmlens.lab.course.answers import Items, Number
 from mmlens.lab.course.exercise import Exercise, Slip
-from mmlens.lab.course.setting import clean, gap, image_rows, moon_rows
+from mmlens.lab.course.setting import clean, gap, moon_rows, picture_rows
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -27,7 +27,7 @@ def _cut(model: HookedMultimodal, keys: list[int], layers: list[int] | None = No
 
 
 def _elsewhere(model: HookedMultimodal) -> list[int]:
-    return sorted({*image_rows(model, clean(model)).tolist()} - {*moon_rows(model)})
+    return sorted({*picture_rows(model, clean(model)).tolist()} - {*moon_rows(model)})
 
 
 EXERCISES = (
@@ -39,7 +39,7 @@ EXERCISES = (
         'cache["pattern", 2][0][:, -1][:, rows].sum(-1).mean().',
         (
             Slip(
-                lambda model: float(_share(model, 2, image_rows(model, clean(model)).tolist()).mean()),
+                lambda model: float(_share(model, 2, picture_rows(model, clean(model)).tolist()).mean()),
                 "that is the share of the whole picture.",
             ),
             Slip(
@@ -62,7 +62,7 @@ EXERCISES = (
         (
             Slip(
                 lambda model: (
-                    (_share(model, 0, image_rows(model, clean(model)).tolist()) > 0.5).nonzero()[:, 0].tolist()
+                    (_share(model, 0, picture_rows(model, clean(model)).tolist()) > 0.5).nonzero()[:, 0].tolist()
                 ),
                 "those look at the picture, and not all of them at the moon.",
             ),

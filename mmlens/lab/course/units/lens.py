@@ -4,7 +4,7 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.corruptions.multi_level import shuffle
 from mmlens.lab.course.answers import Choice, Number
 from mmlens.lab.course.exercise import Exercise, Slip
-from mmlens.lab.course.setting import clean, corrupted, image_rows, moon_rows, patched
+from mmlens.lab.course.setting import clean, corrupted, moon_rows, patched, picture_rows
 from mmlens.models.hooked import HookedMultimodal
 
 GROUPS = ("moon", "rest of the picture", "words", "last")
@@ -28,7 +28,7 @@ def _on_moon(model: HookedMultimodal, *, mixed: bool = False) -> float:
 def _holding(model: HookedMultimodal) -> str:
     """The group of rows whose clean states in front of layer 2 bring the colour back the most."""
     batch, moon = clean(model), moon_rows(model)
-    picture = image_rows(model, batch).tolist()
+    picture = picture_rows(model, batch).tolist()
     last = batch["input_ids"].shape[1] - 1
     words = sorted({*range(last)} - {*picture})
     rows = dict(zip(GROUPS, (moon, sorted({*picture} - {*moon}), words, [last]), strict=True))
@@ -65,7 +65,7 @@ EXERCISES = (
         'mm.logit_lens(model, batch, positions=..., words=["moon"]), or by hand as before, on batch.layout.patches(moon.box).',
         (
             Slip(
-                lambda model: _read(model, clean(model), 3, image_rows(model, clean(model)).tolist(), "moon"),
+                lambda model: _read(model, clean(model), 3, picture_rows(model, clean(model)).tolist(), "moon"),
                 "that is the mean over the whole picture.",
             ),
             Slip(lambda model: _read(model, clean(model), 3, moon_rows(model), "red"), 'that is "red".'),

@@ -4,7 +4,7 @@ import torch
 
 from mmlens.lab.course.answers import Choice, Number, Numbers
 from mmlens.lab.course.exercise import Exercise, Slip
-from mmlens.lab.course.setting import clean, image_rows
+from mmlens.lab.course.setting import clean, picture_rows
 from mmlens.models.hooked import HookedMultimodal
 
 
@@ -16,7 +16,7 @@ def _norms(model: HookedMultimodal, *, of_image: bool) -> list[float]:
     """Mean norms by transformers' own hidden states, which are those in front of each block."""
     batch = clean(model)
     states = model.hf_model(**batch, output_hidden_states=True).hidden_states
-    rows = image_rows(model, batch)
+    rows = picture_rows(model, batch)
     rows = rows if of_image else torch.tensor(sorted({*range(states[0].shape[1])} - {*rows.tolist()}))
     return [float(state[0, rows].norm(dim=-1).mean()) for state in states[:-1]]
 
@@ -24,7 +24,7 @@ def _norms(model: HookedMultimodal, *, of_image: bool) -> list[float]:
 def _norms_behind(model: HookedMultimodal) -> list[float]:
     batch = clean(model)
     _, cache = model.run_with_cache(batch, names="blocks.*.hook_resid_post")
-    rows = image_rows(model, batch)
+    rows = picture_rows(model, batch)
     return [float(cache["resid_post", layer][0, rows].norm(dim=-1).mean()) for layer in range(model.cfg.n_layers)]
 
 

@@ -4,7 +4,7 @@ import torch
 
 from mmlens.lab.course.answers import Number
 from mmlens.lab.course.exercise import Exercise, Slip
-from mmlens.lab.course.setting import clean, corrupted, gap, image_rows, moon_rows, patched
+from mmlens.lab.course.setting import clean, corrupted, gap, moon_rows, patched, picture_rows
 from mmlens.models.hooked import HookedMultimodal
 
 HEADS = (2, 3, 4)
@@ -23,7 +23,7 @@ def _noising(model: HookedMultimodal) -> float:
 
 
 def _rest_effect(model: HookedMultimodal) -> float:
-    rows = sorted({*image_rows(model, clean(model)).tolist()} - {*moon_rows(model)})
+    rows = sorted({*picture_rows(model, clean(model)).tolist()} - {*moon_rows(model)})
     run = patched(model, clean(model), corrupted(model), {"blocks.1.hook_resid_pre": rows})
     return run - gap(model(corrupted(model)), model)
 

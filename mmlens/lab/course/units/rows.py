@@ -4,7 +4,7 @@ import torch
 
 from mmlens.lab.course.answers import Items, Number, Numbers
 from mmlens.lab.course.exercise import Exercise, Slip
-from mmlens.lab.course.setting import QUESTION, clean, image_rows, moon, moon_patches, moon_rows, moon_scene
+from mmlens.lab.course.setting import QUESTION, clean, moon, moon_patches, moon_rows, moon_scene, picture_rows
 from mmlens.models.hooked import HookedMultimodal
 
 _OTHER_QUESTION = "is there a red moon and a yellow house"
@@ -46,12 +46,12 @@ EXERCISES = (
                 moon_patches, "those are numbers of patches: in the language model the picture begins behind some text."
             ),
             Slip(
-                lambda model: image_rows(model, clean(model))[moon_patches(model, touching=False)].tolist(),
+                lambda model: picture_rows(model, clean(model))[moon_patches(model, touching=False)].tolist(),
                 "patches that the moon covers in part count too.",
             ),
-            Slip(lambda model: image_rows(model, clean(model)).tolist(), "those are the rows of the whole picture."),
+            Slip(lambda model: picture_rows(model, clean(model)).tolist(), "those are the rows of the whole picture."),
         ),
-        lambda model: image_rows(model, clean(model))[:12].tolist(),
+        lambda model: picture_rows(model, clean(model))[:12].tolist(),
     ),
     Exercise(
         "rows.2",
@@ -61,7 +61,7 @@ EXERCISES = (
         "batch.layout.boxes(rows) goes back from rows to pixels; the 20th image token is layout.image[0][20].",
         (
             Slip(
-                lambda model: _patch_box(model, 20 - int(image_rows(model, clean(model))[0])),
+                lambda model: _patch_box(model, 20 - int(picture_rows(model, clean(model))[0])),
                 "that is row 20 of the language model, not the 20th token of the picture.",
             ),
             Slip(
@@ -75,10 +75,10 @@ EXERCISES = (
         "rows.3",
         "the image row of the language model (in the batch with the moon's question) with the most pixels of the moon",
         Number("row", relative=0, absolute=0),
-        lambda model: int(image_rows(model, clean(model))[_fullest(model)]),
+        lambda model: int(picture_rows(model, clean(model))[_fullest(model)]),
         "moon.mask is True where the moon is drawn; count it inside of each row's box.",
         (Slip(_fullest, "that is the number of the patch; the language model's rows begin with text."),),
-        lambda model: int(image_rows(model, clean(model))[0]),
+        lambda model: int(picture_rows(model, clean(model))[0]),
     ),
     Exercise(
         "rows.4",

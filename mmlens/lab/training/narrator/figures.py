@@ -21,7 +21,7 @@ from mmlens.lab.tales.tale import Tale
 from mmlens.lab.training.data import Packer
 from mmlens.lab.training.narrator.adapting import LANGUAGE, PROJECTOR
 from mmlens.lab.training.narrator.lean import Weights, additive, llama_states
-from mmlens.lab.training.narrator.rows import ANSWER_WEIGHT, Encoder, pack
+from mmlens.lab.training.narrator.rows import ANSWER_WEIGHT, LineEncoder, pack
 from mmlens.lab.world import NOUNS
 
 
@@ -40,7 +40,7 @@ class Answer:
     first: int
 
 
-class Reader:
+class PictureReader:
     """Asks a model about pictures, in few passes.
 
     Args:
@@ -62,7 +62,7 @@ class Reader:
         self._packer = Packer(processor)
         self._image, self._patches = model.config.image_token_index, model.config.image_seq_length
         self._assistant = self.tokenizer.convert_tokens_to_ids("▁ASSISTANT")
-        self._encoder = Encoder(self.tokenizer, 4000)
+        self._encoder = LineEncoder(self.tokenizer, 4000)
 
     @torch.no_grad()
     def images(self, tales: Sequence[Tale]) -> Tensor:
@@ -155,7 +155,7 @@ class Reader:
         return shares
 
 
-def figures(reader: Reader, count: int = 200, seed: int = 5) -> dict[str, float]:
+def figures(reader: PictureReader, count: int = 200, seed: int = 5) -> dict[str, float]:
     """Measure on fresh scenes: accuracy and median log-probability by kind, two hops, priors, rare and unseen pairs, flow.
 
     Args:

@@ -30,7 +30,7 @@ from mmlens.lab.training.data import Packer
 from mmlens.lab.training.narrator.adapting import LANGUAGE, PROJECTOR, LowRank
 from mmlens.lab.training.narrator.lean import Weights, additive, llama_states
 from mmlens.lab.training.narrator.recipe import PictureStage
-from mmlens.lab.training.narrator.rows import ANSWER_WEIGHT, IGNORED, Encoder, Rows, make_rows, pack
+from mmlens.lab.training.narrator.rows import ANSWER_WEIGHT, IGNORED, LineEncoder, PackedRows, make_rows, pack
 from mmlens.lab.training.narrator.text import TextRun, fix_text_signs, make_optimizer
 from mmlens.lab.training.start import draw_projector
 
@@ -51,7 +51,7 @@ class PictureRun:
         self.stage, self.out, self.seed, self.dtype = stage, text.out, seed, text.dtype
         self.model: LlavaForConditionalGeneration = text.model
         self.tokenizer, self.report = text.tokenizer, text.report
-        self.encoder = Encoder(text.tokenizer, stage.length, turn_weight=stage.turn_weight)
+        self.encoder = LineEncoder(text.tokenizer, stage.length, turn_weight=stage.turn_weight)
         self.config = self.model.model.language_model.config
         self._patches = self.model.config.image_seq_length
         self._image = self.model.config.image_token_index
@@ -167,7 +167,7 @@ class PictureRun:
         self.optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
-    def _rows(self, numbers: range | list[int], rng: random.Random, errors: float) -> Rows:
+    def _rows(self, numbers: range | list[int], rng: random.Random, errors: float) -> PackedRows:
         """One picture a row, with its turns; in some rows nothing from the word ASSISTANT on sees the picture."""
         prefix = "USER: " + "<image>" * self._patches + "\n"
         sequences = []
@@ -190,7 +190,7 @@ class PictureRun:
                 rows.mask[row, start : where[-1] + 1, picture] = False
         return rows
 
-    def _label_patches(self, rows: Rows, row: int, tale: Tale) -> None:
+    def _label_patches(self, rows: PackedRows, row: int, tale: Tale) -> None:
         """Have every image token predict what is seen at its patch: the noun of a thing, or the place."""
         where = torch.nonzero(rows.ids[row] == self._image)[:, 0]
         rows.labels[row, where], rows.weights[row, where] = self._word(tale.place), self.stage.lens / 3
@@ -203,7 +203,7 @@ class PictureRun:
         return self.tokenizer.encode(PIECES.get(word, word).split("|")[0], add_special_tokens=False)[0]
 
     def _logits(
-        self, weights: Weights, rows: Rows, numbers: range | list[int]
+        self, weights: Weights, rows: PackedRows, numbers: range | list[int]
     ) -> tuple[Float[Tensor, "token vocab"], Int[Tensor, " token"], Float[Tensor, " token"]]:
         """Logits, tokens to predict and what they count, wherever that is more than nothing."""
         language = _language(weights)
@@ -225,7 +225,7 @@ class PictureRun:
 
     def _text_loss(self, weights: Weights, rng: random.Random) -> Float[Tensor, ""]:
         language = _language(weights)
-        rows = make_rows(Encoder(self.tokenizer, self.stage.length), rng, self.stage.text_batch)
+        rows = make_rows(LineEncoder(self.tokenizer, self.stage.length), rng, self.stage.text_batch)
         embedding = language["embed_tokens.weight"]
         inputs, mask = embedding[rows.ids], additive(rows.mask)
         states = llama_states(language, self.config, inputs, rows.positions, mask, dtype=self.dtype)

@@ -44,7 +44,7 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackedRows:
     """A batch of rows.
 
     Attributes:
@@ -62,7 +62,7 @@ class Rows:
     mask: Bool[Tensor, "batch pos pos"]
 
 
-class Encoder:
+class LineEncoder:
     """Turns documents into sequences of tokens.
 
     Args:
@@ -110,7 +110,7 @@ class Encoder:
         return result
 
 
-def make_rows(encoder: Encoder, rng: random.Random, batch: int) -> Rows:
+def make_rows(encoder: LineEncoder, rng: random.Random, batch: int) -> PackedRows:
     """Draw documents and pack them to full rows, the longest first where they fit best.
 
     Args:
@@ -137,7 +137,7 @@ def make_rows(encoder: Encoder, rng: random.Random, batch: int) -> Rows:
     return pack(rows, length)
 
 
-def pack(rows: list[list[Sequence]], length: int) -> Rows:
+def pack(rows: list[list[Sequence]], length: int) -> PackedRows:
     """Lay sequences side by side in rows and fill up with padding that attends to itself alone."""
     shape = (len(rows), length)
     ids, positions, segments = (np.zeros(shape, dtype=np.int64) for _ in range(3))
@@ -154,7 +154,7 @@ def pack(rows: list[list[Sequence]], length: int) -> Rows:
     same_document = (documents[:, :, None] == documents[:, None, :]) & (documents >= 0)[:, :, None]
     query, key = segments[:, :, None], segments[:, None, :]
     mask = same_document & ((key == 0) | (key == query)) & np.tri(length, dtype=bool) | np.eye(length, dtype=bool)
-    return Rows(*(torch.from_numpy(value) for value in (ids, labels, weights, positions, mask)))
+    return PackedRows(*(torch.from_numpy(value) for value in (ids, labels, weights, positions, mask)))
 
 
 def _plain(text: str) -> tuple[str, list[tuple[int, int, float]]]:

@@ -23,7 +23,7 @@ from mmlens.lab.tales.tokenizer import train_tokenizer
 from mmlens.lab.training.gauge import flip_neurons
 from mmlens.lab.training.narrator.lean import Weights, additive, llama_states
 from mmlens.lab.training.narrator.recipe import TextStage
-from mmlens.lab.training.narrator.rows import ANSWER_WEIGHT, IGNORED, Encoder, Rows, Sequence, make_rows, pack
+from mmlens.lab.training.narrator.rows import ANSWER_WEIGHT, IGNORED, LineEncoder, PackedRows, Sequence, make_rows, pack
 from mmlens.lab.training.start import scale_to_width
 
 
@@ -56,7 +56,7 @@ class TextRun:
         self.stage, self.size, self.out, self.seed, self.dtype = stage, size, out, seed, dtype
         self.report = report
         self.tokenizer = kept_tokenizer(out)
-        self.encoder = Encoder(self.tokenizer, stage.length)
+        self.encoder = LineEncoder(self.tokenizer, stage.length)
         self.model = first_model(size, self.tokenizer, seed)
         self.config = self.model.model.language_model.config
         self.weights = dict(self.model.model.language_model.named_parameters())
@@ -136,7 +136,7 @@ class TextRun:
         self.model.model.language_model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _advance(self, rows: Rows) -> float:
+    def _advance(self, rows: PackedRows) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.rate_at(self.step)
         losses, weights = token_losses(self.weights, self.config, rows, self.dtype)
@@ -149,7 +149,7 @@ class TextRun:
 
 
 def token_losses(
-    weights: Weights, config: LlamaConfig, rows: Rows, dtype: torch.dtype
+    weights: Weights, config: LlamaConfig, rows: PackedRows, dtype: torch.dtype
 ) -> tuple[Float[Tensor, " token"], Float[Tensor, " token"]]:
     """The loss of every token to predict, and what it counts."""
     embedding = weights["embed_tokens.weight"]
