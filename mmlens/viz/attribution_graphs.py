@@ -30,23 +30,23 @@ def plot_attribution_graph(
     Raises:
         InputError: for a picture that it does not have.
     """
-    drawn = layout_of(graph, n, image)
-    figure = canvas(drawn.width + 1.0, drawn.top + 1.1, figure)
+    layout = layout_of(graph, n, image)
+    figure = canvas(layout.width + 1.0, layout.top + 1.1, figure)
     axes = figure.subplots()
     axes.axis("off")
-    if drawn.picture is not None:
-        axes.imshow(drawn.picture, extent=(0, drawn.size[0], 0, drawn.size[1]), zorder=0, interpolation="nearest")
+    if layout.picture is not None:
+        axes.imshow(layout.picture, extent=(0, layout.size[0], 0, layout.size[1]), zorder=0, interpolation="nearest")
     axes.set(
-        xlim=(drawn.left - 0.75, drawn.width), ylim=(-0.1 if drawn.size[1] > 1 else -0.9, drawn.top), aspect="equal"
+        xlim=(layout.left - 0.75, layout.width), ylim=(-0.1 if layout.size[1] > 1 else -0.9, layout.top), aspect="equal"
     )
-    for level, (name, height) in enumerate(drawn.levels.items()):
+    for level, (name, height) in enumerate(layout.levels.items()):
         band = "#f4f4f4" if level % 2 else "#fafafa"
         axes.axhspan(height - ROW / 2, height + ROW / 2, color=band, zorder=-1, linewidth=0)
-        axes.text(drawn.left, height, name, fontsize=TICK, color=NOTE, ha="right", va="center")
-    for x, word in drawn.columns.items():
+        axes.text(layout.left, height, name, fontsize=TICK, color=NOTE, ha="right", va="center")
+    for x, word in layout.columns.items():
         axes.text(
             x,
-            drawn.size[1] - 0.05,
+            layout.size[1] - 0.05,
             word,
             fontsize=TICK,
             rotation=90 * (len(word) > 2),
@@ -54,8 +54,8 @@ def plot_attribution_graph(
             va="top",
             **text_options(),
         )
-    _draw_edges(axes, drawn)
-    _draw_nodes(axes, graph, drawn, image)
+    _draw_edges(axes, layout)
+    _draw_nodes(axes, graph, layout, image)
     entries = [
         Line2D([], [], color=_COLORS[True], linewidth=2, label="raises its target"),
         Line2D([], [], color=_COLORS[False], linewidth=2, label="lowers it"),
@@ -69,9 +69,9 @@ def plot_attribution_graph(
         ),
     ]
     legend_below(figure, entries)
-    flow = sum(edge[3] for edge in drawn.edges)
+    flow = sum(edge[3] for edge in layout.edges)
     scores = f"replacement {graph.scores.replacement:.2f}, completeness {graph.scores.completeness:.2f}"
-    headline(figure, f"{len(drawn.edges)} edges with the most influence ({flow:.2f} of the logits' input); {scores}")
+    headline(figure, f"{len(layout.edges)} edges with the most influence ({flow:.2f} of the logits' input); {scores}")
     return figure.figure
 
 
