@@ -77,6 +77,7 @@ class StudyTable(Viewable, Saved):
         notes: what departs from the paper.
         reason: why the stage could not be answered; empty if it was.
         identity: model, data and settings, as hashes.
+        forwards, samples: passes of batches through the whole model that the call that finished it took, and samples in them.
     """
 
     paper: str
@@ -86,6 +87,8 @@ class StudyTable(Viewable, Saved):
     notes: tuple[str, ...] = ()
     reason: str = ""
     identity: Mapping[str, str] = field(default_factory=dict)
+    forwards: int = 0
+    samples: int = 0
 
     def __repr__(self) -> str:
         body = f"not answered: {self.reason}" if self.reason else self.to_frame().to_string(index=False)
@@ -119,7 +122,8 @@ class StudyTable(Viewable, Saved):
         frame = self.to_frame()
         lines += ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
         lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in frame.itertuples(index=False)]
-        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes), ""])
+        notes = [*self.notes, f"{self.forwards:,} forward passes, {self.samples:,} of single samples."]
+        return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
 
     @checked
     def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":

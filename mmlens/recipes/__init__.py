@@ -1,8 +1,8 @@
 """The published studies, each by one command: `reproduce("pan" | "parekh" | "khayatan", into=folder)`."""
 
 from mmlens.analysis.study_table import StudyTable, StudyValue
-from mmlens.recipes.khayatan_settings import KhayatanSettings
-from mmlens.recipes.pan import PanSettings
+from mmlens.recipes.khayatan.settings import KhayatanSettings
+from mmlens.recipes.pan_settings import PanSettings
 from mmlens.recipes.parekh import ParekhSettings
 from mmlens.recipes.reproduce import Reproduction, reproduce
 

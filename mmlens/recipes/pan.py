@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from mmlens.analysis.edits.report import edit_report
 from mmlens.analysis.neurons.captions import find_caption_neurons
@@ -30,69 +29,10 @@ from mmlens.analysis.properties.sensitivity import Sensitivity
 from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.study_table import StudyValue
 from mmlens.core.answer_text import says
-from mmlens.core.contract import checked
-from mmlens.core.kinds import Count, NonNegative, Positive, Several, Text
 from mmlens.interventions.edits.words import replace_token
-from mmlens.recipes.stage import Outcome, Stage, UnanswerableError
+from mmlens.recipes.pan_settings import PanSettings
+from mmlens.recipes.stage import Outcome, UnanswerableError, stages
 from mmlens.recipes.study import Study, counted
-
-
-@checked
-@dataclass(frozen=True)
-class PanSettings:
-    """What decides the study.
-
-    Attributes:
-        prompt: what is asked of each picture; the samples' own if None.
-        activation: which number of a neuron is multiplied by what it writes: the down projection's input, or the activation
-            function's output, as published.
-        samples: pictures.
-        max_new_tokens: of a caption.
-        ks: how many neurons, for curves.
-        words: of each neuron.
-        causal_k, sigma, row_units: how many neurons get noise, of which size, and whether that is in units of their rows.
-        causal_samples: pictures of the causal stage.
-        edit_k, penalty: how many rows are edited, and the weight of the norm of their change.
-        draws: sets of random neurons.
-        together: pictures that have to share a neuron.
-        concept_k, pictures: neurons of a noun over all of its pictures; nouns of fewer pictures are not counted.
-    """
-
-    prompt: Text | None = None
-    activation: Literal["down_in", "act"] = "down_in"
-    samples: Count = 60
-    max_new_tokens: Count = 30
-    ks: Several[Count] = (1, 5, 20)
-    words: Count = 5
-    causal_k: Count = 20
-    sigma: Positive = 1.0
-    row_units: bool = True
-    causal_samples: Count = 24
-    edit_k: Count = 5
-    penalty: NonNegative = 0.1
-    draws: Count = 5
-    together: Count = 5
-    concept_k: Count = 20
-    pictures: Count = 3
-
-    @classmethod
-    def published(cls) -> "PanSettings":
-        """The paper's, as far as its text, code and summaries tell: `sigma`, the number of neurons that get noise and those that
-        are edited are not in its code's defaults."""
-        return cls(
-            prompt="Describe the image in few words.",
-            activation="act",
-            samples=1000,
-            max_new_tokens=50,
-            ks=(1, 10, 50, 100, 500, 1000),
-            words=10,
-            causal_k=5,
-            sigma=0.5,
-            row_units=False,
-            causal_samples=1000,
-            together=10,
-            concept_k=500,
-        )
 
 
 def _choice(study: Study, k: int) -> NeuronChoice:
@@ -176,7 +116,7 @@ _NAMES = {
 
 
 def sensitivity(study: Study) -> Outcome:
-    """The words of neurons beside the noun, the caption and the picture."""
+    """The words of neurons beside noun, caption and picture."""
     scorers = [scorer.name for scorer in study.scorers]
     notes = [] if scorers else ["CLIPScore and BERTScore need local checkpoints: pass --clip and --bert."]
     starts = ("noun among", "rank of", "words the caption", "words that are true", "words in", *scorers)
@@ -189,7 +129,7 @@ _OTHERS = ("shared by", "exclusive", "crucial", "in layer", "pictures of")
 
 
 def image_invariance(study: Study) -> Outcome:
-    """Neurons that two pictures of a noun share, and all of several."""
+    """Neurons that pictures of a noun share: two of them, and all of several."""
     return _outcome(
         _neurons(study), ["The paper's formula is not in its code: pairwise, and common to all (NAM)."], ("shared by",)
     )
@@ -203,7 +143,7 @@ def specificity(study: Study) -> Outcome:
 
 
 def layers(study: Study) -> Outcome:
-    """Where the neurons lie."""
+    """Layers of the neurons."""
     outcome = _outcome(_neurons(study), (), ("in layer",))
     return Outcome([row for row in outcome.rows if row.value], outcome.notes)
 
@@ -215,7 +155,7 @@ def region_invariance(study: Study) -> Outcome:
 
 
 def causal(study: Study) -> Outcome:
-    """Noise on the neurons' rows, and zeros."""
+    """Nouns and captions with the neurons' rows perturbed: noise, and zeros."""
     settings: PanSettings = study.settings
     k = min(settings.causal_k, max(_ks(study)))
     measures: list[Property | Overall] = [
@@ -247,9 +187,18 @@ def cost(study: Study) -> Outcome:
     return Outcome(table, ["Pictures go through the model in batches of 8; Mmns needs a backward pass a noun besides."])
 
 
-def edits(study: Study) -> Outcome:
-    """The noun that is said most often, edited into another one."""
-    settings: PanSettings = study.settings
+@dataclass(frozen=True)
+class _EditData:
+    """A noun to be edited into another one, and pictures whose captions say it (some are taught), and pictures without it."""
+
+    source: str
+    target: str
+    taught: list[Sample]
+    held_out: list[Sample]
+    others: list[Sample]
+
+
+def _edit_data(study: Study) -> _EditData:
     measured = _neurons(study)
     said = measured.values[measured.values["sample"] >= 0].drop_duplicates(["sample", "noun"])
     counts = Counter(said["noun"])
@@ -257,48 +206,47 @@ def edits(study: Study) -> Outcome:
         raise UnanswerableError(f"An edit needs two nouns, and captions have {', '.join(counts) or 'none'}.")
     (source, n), (target, _) = counts.most_common(2)
     numbers = set(said[said["noun"] == source]["sample"])
-    samples = study.captions(settings.samples)
+    samples = study.captions(study.settings.samples)
     shown = [sample for number, sample in enumerate(samples) if number in numbers]
     others = [sample for number, sample in enumerate(samples) if number not in numbers and not _shows(sample, source)]
-    taught, held_out = shown[: max(1, min(4, n // 2))], shown[max(1, min(4, n // 2)) :]
-    if not held_out or not others:
+    n_taught = max(1, min(4, n // 2))
+    if len(shown) == n_taught or not others:
         raise UnanswerableError(f"{n} captions say {source!r} and {len(others)} do not; an edit is judged on both.")
+    return _EditData(source, target, shown[:n_taught], shown[n_taught:], others[: len(shown)])
+
+
+def edits(study: Study) -> Outcome:
+    """A noun edited into another: the one that is said most often."""
+    settings: PanSettings = study.settings
+    data, tokens = _edit_data(study), settings.max_new_tokens
     captions = find_caption_neurons(
-        study.model,
-        taught[:1],
-        nouns=[source],
-        method=Contribution("down_in"),
-        max_new_tokens=settings.max_new_tokens,
+        study.model, data.taught[:1], nouns=[data.source], method=Contribution("down_in"), max_new_tokens=tokens,
         progress=False,
-    )
-    neurons = captions[0][source].top(settings.edit_k)
-    batch = study.model.prepare([s.prompt for s in taught], images=[list(s.pictures) for s in taught])
+    )  # fmt: skip
+    neurons = captions[0][data.source].top(settings.edit_k)
+    batch = study.model.prepare([s.prompt for s in data.taught], images=[list(s.pictures) for s in data.taught])
     report = edit_report(
         study.model,
         {
             method: replace_token(
-                study.model, batch, source=source, target=target, neurons=neurons, method=method,
-                max_new_tokens=settings.max_new_tokens, progress=study.progress,
+                study.model, batch, source=data.source, target=data.target, neurons=neurons, method=method,
+                max_new_tokens=tokens, progress=study.progress,
             )
             for method in ("direct", "through")
         },
-        targets={"taught": taught, "held out": held_out}, controls={"other pictures": others[: len(shown)]}, consistency={},
-        matched=2, max_new_tokens=settings.max_new_tokens, checkpoint=study.shared("edits.ck"), progress=study.progress,
+        targets={"taught": data.taught, "held out": data.held_out}, controls={"other pictures": data.others}, consistency={},
+        matched=2, max_new_tokens=tokens, checkpoint=study.shared("edits.ck"), progress=study.progress,
     )  # fmt: skip
     table = []
     for name in ("direct", "through"):
         for group in ("taught", "held out"):
-            table.append(
-                StudyValue.of(
-                    name, f"{source} becomes {target}, {group}", report.success(name, group), "share of captions"
-                )
-            )
-        table.append(
-            StudyValue.of(name, "other captions changed", report.changed(name, "other pictures"), "share of captions")
-        )
+            quantity = f"{data.source} becomes {data.target}, {group}"
+            table.append(StudyValue.of(name, quantity, report.success(name, group), "share of captions"))
+        changed = report.changed(name, "other pictures")
+        table.append(StudyValue.of(name, "other captions changed", changed, "share of captions"))
     notes = [
         "The paper's editor is in no code; `direct` is our reconstruction of it, `through` follows its authors' next one (FiNE).",
-        f"The first {settings.edit_k} neurons of {source!r}; the down projection's input is what a row is multiplied by.",
+        f"The first {settings.edit_k} neurons of {data.source!r}; the down projection's input is what a row is multiplied by.",
     ]
     return Outcome(table, notes, {"frontier": report.plot()}, {"report.json": report})
 
@@ -307,13 +255,4 @@ def _shows(sample: Sample, noun: str) -> bool:
     return any(says(text, noun) for text in (sample.caption or "", *sample.references))
 
 
-STAGES = (
-    Stage("sensitivity", "the words of neurons beside noun, caption and picture", sensitivity),
-    Stage("region_invariance", "neurons that stay when the picture's tokens are permuted", region_invariance),
-    Stage("image_invariance", "neurons that pictures of a noun share", image_invariance),
-    Stage("specificity", "neurons that are of one noun alone", specificity),
-    Stage("causal", "nouns and captions with the neurons' rows perturbed", causal),
-    Stage("layers", "layers of the neurons", layers),
-    Stage("cost", "what finding costs, beside Mmns", cost),
-    Stage("edits", "a noun edited into another", edits),
-)
+STAGES = stages(sensitivity, region_invariance, image_invariance, specificity, causal, layers, cost, edits)

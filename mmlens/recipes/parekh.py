@@ -26,7 +26,7 @@ from mmlens.analysis.study_table import StudyValue
 from mmlens.core.answer_text import says
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, NonNegative, Several, Text
-from mmlens.recipes.stage import Layer, Outcome, Stage, UnanswerableError
+from mmlens.recipes.stage import Layer, Outcome, UnanswerableError, stages
 from mmlens.recipes.study import Study, point_of
 
 
@@ -97,14 +97,14 @@ class CaptionWords:
 
 
 def _store(study: Study) -> ActivationStore:
-    """The states that predict the words, at all layers that are asked about."""
+    """The states that predict the words, every one that a caption has, at all layers that are asked about."""
     settings: ParekhSettings = study.settings
     points = dict.fromkeys(point_of(layer, study.model) for layer in (*settings.layers, settings.layer))
     return study.once(
         "states",
         lambda: collect(
-            study.model, study.captions(settings.samples), at=list(points), token=study.sources.words.tokens, in_truth=True,
-            max_new_tokens=settings.max_new_tokens, into=study.shared("states"), progress=study.progress,
+            study.model, study.captions(settings.samples), at=list(points), token=study.sources.words.tokens, every_word=True,
+            in_truth=True, max_new_tokens=settings.max_new_tokens, into=study.shared("states"), progress=study.progress,
         ),
     )  # fmt: skip
 
@@ -130,7 +130,7 @@ def _bank(study: Study, word: str, states: States, method: str = "semi_nmf") -> 
 
 
 def concepts(study: Study) -> Outcome:
-    """What is left of the states with each method."""
+    """What concepts leave of the states of a word, by each method."""
     table = []
     results = {}
     for word, states in _words(study).items():
@@ -237,9 +237,4 @@ def ablations(study: Study) -> Outcome:
     return Outcome(table)
 
 
-STAGES = (
-    Stage("concepts", "what concepts leave of the states of a word", concepts),
-    Stage("grounding", "words of concepts beside pictures and captions", grounding),
-    Stage("overlap", "how far concepts say the same", overlap),
-    Stage("ablations", "layers, numbers of concepts, penalties", ablations),
-)
+STAGES = stages(concepts, grounding, overlap, ablations)

@@ -1,7 +1,7 @@
 """`reproduce`: a published study in one resumable run, stage by stage."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -18,9 +18,9 @@ from mmlens.core.view import Viewable
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
 from mmlens.recipes.khayatan import STAGES as _KHAYATAN
-from mmlens.recipes.khayatan_settings import KhayatanSettings
+from mmlens.recipes.khayatan.settings import KhayatanSettings
 from mmlens.recipes.pan import STAGES as _PAN
-from mmlens.recipes.pan import PanSettings
+from mmlens.recipes.pan_settings import PanSettings
 from mmlens.recipes.parekh import STAGES as _PAREKH
 from mmlens.recipes.parekh import ParekhSettings
 from mmlens.recipes.sources import FileSources, LabSources, Sources
@@ -109,9 +109,9 @@ def reproduce(
         data: a folder with the files of published data sets, under the names they are published by: COCO captions or Karpathy's
             split or SBU, VQAv2, Visual Genome's regions, MM-SafetyBench; the lab's scenes by default.
         only: names of stages; all by default.
-        limit: of the samples of every set, and the steps of fine-tunes.
-        published: with the paper's own settings (prompts, layers, strengths, numbers of samples); by default smaller ones, and
-            neurons by their exact multiplier.
+        limit: of the samples of every set, and the steps and batches of fine-tunes.
+        published: with the paper's own settings (prompts but for the lab's scenes, layers, strengths, numbers of samples); by
+            default smaller ones, and neurons by their exact multiplier.
         settings: of the study, instead of either.
         scorers: `mm.scorers.ClipScore(path)`, `BertScore(path)`: how well words fit pictures and captions.
         judge: whether an answer does what a request asks; by default whether it has no phrase of a refusal.
@@ -141,9 +141,10 @@ def reproduce(
     if settings is not None and (published or not isinstance(settings, kind)):
         raise InputError(f"settings={settings!r} must be {kind.__name__} for {paper!r}, without published=True.")
     chosen = settings or (kind.published() if published else kind())
-    identity = run_identity(
-        hooked, data=sources.identity, settings=chosen, limit=limit, seed=seed, scorers=list(scorers), judge=judge
-    )
+    if settings is None and data is None:
+        chosen = replace(chosen, prompt=None)  # scenes bring theirs, and the lab model knows no other words
+    identity = run_identity(hooked, settings=chosen, limit=limit, seed=seed, scorers=list(scorers), judge=judge)
+    identity |= sources.identity
     folder = Path(into) / paper
     study = Study(paper, hooked, sources, chosen, folder, identity, limit, seed, tuple(scorers), judge, progress)
     study.begin()

@@ -1,7 +1,8 @@
 """Where a study's samples come from: the files of published data sets in a folder, or the lab's scenes."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from mmlens import lab
 from mmlens.analysis.readers.coco import coco_captions
 from mmlens.analysis.readers.karpathy import karpathy
 from mmlens.analysis.readers.mm_safety_bench import mm_safety_bench
+from mmlens.analysis.readers.picture_folder import few
 from mmlens.analysis.readers.sample_set import SampleSet
 from mmlens.analysis.readers.sbu import sbu_captions
 from mmlens.analysis.readers.visual_genome import visual_genome
@@ -26,6 +28,9 @@ from mmlens.recipes.words import PHOTOGRAPHS, SCENES, StudyWords
 
 Samples = Sequence[Sample]
 
+#: The identity of data that are not there.
+ABSENT = "absent"
+
 
 class Sources(Protocol):
     """What studies ask a data set for; `UnanswerableError` where it has no such thing."""
@@ -39,8 +44,8 @@ class Sources(Protocol):
         """What is asked about."""
 
     @property
-    def identity(self) -> str:
-        """What the samples are read from, as one text."""
+    def identity(self) -> Mapping[str, str]:
+        """What each kind of samples is read from; `ABSENT` where there is nothing."""
 
     def captions(self, n: int, prompt: str | None, seed: int) -> Samples:
         """Pictures with their true captions."""
@@ -63,9 +68,9 @@ class LabSources:
     words: StudyWords = SCENES
 
     @property
-    def identity(self) -> str:
+    def identity(self) -> Mapping[str, str]:
         """See `Sources`."""
-        return self.title
+        return {"data": self.title}
 
     def captions(self, n: int, prompt: str | None, seed: int) -> Samples:
         """See `Sources`."""
@@ -129,6 +134,25 @@ def _question(scene: lab.Scene, question: Question) -> Sample:
     )
 
 
+#: The names under which each kind of data is published, the first that is there.
+_FILES: Mapping[str, tuple[str, ...]] = {
+    "captions": (
+        *("dataset_coco.json", "captions_val*.json", "captions_train*.json", "sbu-captions-all.json"),
+        "dataset_flickr*.json",
+    ),
+    "questions": ("v2_*_val*_questions.json", "v2_*_train*_questions.json"),
+    "answers": ("v2_*_annotations.json",),
+    "requests": ("processed_questions/*.json",),
+    "regions": ("region_descriptions.json",),
+}
+_PACKED = (".zip", ".gz", ".tar", ".tgz")
+_ENDINGS = (".json", *_PACKED)
+
+
+def _sizes(files: Sequence[Path]) -> str:
+    return hashlib.sha256(repr([(path.name, path.stat().st_size) for path in files]).encode()).hexdigest()[:16]
+
+
 class FileSources:
     """The files of published data sets in a folder and the folders in it, found by the names that they are published under.
 
@@ -147,33 +171,34 @@ class FileSources:
         self.title = f"the files in {self.folder.name}"
 
     @property
-    def identity(self) -> str:
-        """See `Sources`: names and sizes of all annotation files."""
-        files = sorted(path for path in self.folder.rglob("*") if path.suffix in (".json", ".jsonl", ".txt"))
-        return hashlib.sha256(repr([(path.name, path.stat().st_size) for path in files]).encode()).hexdigest()[:16]
+    def identity(self) -> Mapping[str, str]:
+        """See `Sources`: names and sizes of files."""
+        files = {kind: self._files(kind) for kind in _FILES}
+        files["regions"] = files["regions"] or files["captions"]  # as fine-tunes read them
+        return {f"{kind} of the data": _sizes(several) if several else ABSENT for kind, several in files.items()}
 
-    def _first(self, *patterns: str) -> Path | None:
-        for pattern in patterns:
-            if paths := sorted(self.folder.rglob(pattern)):
-                return paths[0]
-        return None
+    @cached_property
+    def _annotations(self) -> list[Path]:
+        """All files that may be annotations, also behind links to folders."""
+        walk = os.walk(self.folder, followlinks=True)
+        return sorted(Path(folder, name) for folder, _, names in walk for name in names if name.endswith(_ENDINGS))
 
-    def _require(self, what: str, *patterns: str) -> Path:
-        path = self._first(*patterns)
-        if path is None:
-            raise UnanswerableError(f"There are no {what} in {self.folder}: no file {' or '.join(patterns)}.")
-        return path
+    def _files(self, kind: str) -> list[Path]:
+        """The files of the first of the names under which a kind of data is published."""
+        matches = ([path for path in self._annotations if path.match(pattern)] for pattern in _FILES[kind])
+        return next((several for several in matches if several), [])
+
+    def _require(self, kind: str, what: str) -> Path:
+        files = self._files(kind)
+        if not files:
+            packed = [path.name for path in self._annotations if path.suffix in _PACKED]
+            hint = f" Unpack {few(packed)}." if packed else ""
+            raise UnanswerableError(f"There are no {what} in {self.folder}: no file {' or '.join(_FILES[kind])}.{hint}")
+        return files[0]
 
     @cached_property
     def _captions(self) -> SampleSet:
-        path = self._require(
-            "captions",
-            "dataset_coco.json",
-            "captions_val*.json",
-            "captions_train*.json",
-            "sbu-captions-all.json",
-            "dataset_flickr*.json",
-        )
+        path = self._require("captions", "captions")
         if path.name.startswith("dataset_"):
             return karpathy(path, self.folder, missing="skip", progress=self._progress)
         read = sbu_captions if path.name.startswith("sbu") else coco_captions
@@ -181,16 +206,14 @@ class FileSources:
 
     @cached_property
     def _questions(self) -> SampleSet:
-        questions = self._require("questions of VQAv2", "v2_*_val*_questions.json", "v2_*_train*_questions.json")
-        split = "val" if "_val" in questions.name else "train"
-        annotations = self._require("answers of VQAv2", f"v2_*_{split}*_annotations.json")
+        questions = self._require("questions", "questions of VQAv2")
+        answers = questions.name.replace("OpenEnded_", "").replace("questions", "annotations")
+        annotations = next((path for path in self._files("answers") if path.name == answers), None)
+        if annotations is None:
+            raise UnanswerableError(f"There are no answers to {questions.name} in {self.folder}: no file {answers}.")
+        prompt = "{question} Answer the question using a single word or phrase."
         return vqa_v2(
-            questions,
-            annotations,
-            images=self.folder,
-            prompt="{question} Answer the question using a single word or phrase.",
-            missing="skip",
-            progress=self._progress,
+            questions, annotations, images=self.folder, prompt=prompt, missing="skip", progress=self._progress
         )
 
     def captions(self, n: int, prompt: str | None, seed: int) -> Samples:
@@ -203,15 +226,14 @@ class FileSources:
 
     def requests(self, n: int, seed: int) -> tuple[Samples, Samples]:
         """See `Sources`: MM-SafetyBench's, and questions of VQAv2."""
-        path = self._require("requests of MM-SafetyBench", "processed_questions").parent
-        data = mm_safety_bench(path / "processed_questions", path / "imgs", missing="skip", progress=self._progress)
+        folder = self._require("requests", "requests of MM-SafetyBench").parent
+        data = mm_safety_bench(folder, folder.parent / "imgs", missing="skip", progress=self._progress)
         return _drawn(data, n, seed), self.questions(n, seed)
 
     def tunes(self, n: int, prompt: str | None, seed: int) -> dict[str, Samples]:
         """See `Sources`: Visual Genome's phrases with a word of the class, else COCO's captions with one."""
-        regions = self._first("region_descriptions.json")
-        if regions is not None:
-            data = visual_genome(regions, self.folder, missing="skip", progress=self._progress)
+        if regions := self._files("regions"):
+            data = visual_genome(regions[0], self.folder, missing="skip", progress=self._progress)
         else:
             data = self._captions
         classes = {name: _with_word(data, words, n) for name, words in self.words.classes.items()}

@@ -57,3 +57,15 @@ class Stage:
     name: str
     title: str
     run: Callable[[Any], Outcome]
+
+
+def stages(*functions: Callable[[Any], Outcome]) -> tuple[Stage, ...]:
+    """Stages from what measures them: the name is the function's, the title the first line of what is said of it."""
+    return tuple(
+        Stage(function.__name__, _title((function.__doc__ or function.__name__).split("\n")[0]), function)
+        for function in functions
+    )
+
+
+def _title(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")

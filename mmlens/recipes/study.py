@@ -17,7 +17,7 @@ from mmlens.core.files import made_folder, whole_file
 from mmlens.core.results import JsonKind
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.recipes.published import PUBLISHED
-from mmlens.recipes.sources import Samples, Sources
+from mmlens.recipes.sources import ABSENT, Samples, Sources
 from mmlens.recipes.stage import Outcome, Stage, UnanswerableError
 
 Result = TypeVar("Result")
@@ -56,7 +56,7 @@ class Study:
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def begin(self) -> None:
-        """Note what the folder is of.
+        """Note what the folder is of; data that were not there when it was begun may come later.
 
         Raises:
             InputError: if it is of another model, other data or settings.
@@ -67,11 +67,14 @@ class Study:
             _FILE.write(file, {"identity": self.identity})
             return
         known = _FILE.read(file)["identity"]
-        different = [name for name in {**self.identity, **known} if self.identity.get(name) != known.get(name)]
+        changes = [name for name in {**self.identity, **known} if self.identity.get(name) != known.get(name)]
+        different = [name for name in changes if known.get(name) != ABSENT]
         if different:
             raise InputError(
                 f"{self.folder} holds a study that differs in {', '.join(different)}. Use another folder, or delete it."
             )
+        if changes:
+            _FILE.write(file, {"identity": self.identity})
 
     def count(self, n: int) -> int:
         """How many samples, of so many that the settings ask for."""
@@ -99,25 +102,21 @@ class Study:
         return self.once(f"captions {n}", lambda: self.sources.captions(self.count(n), self.settings.prompt, self.seed))
 
     def table(self, stage: Stage) -> StudyTable:
-        """The table of a stage: read, if it is finished, else measured and written."""
+        """The table of a stage: read, if it was answered, else measured (once more, as its reason may be gone) and written."""
         folder = self.folder / stage.name
         file = folder / "table.json"
-        if file.exists():
-            return StudyTable.load(file)
+        if file.exists() and not (table := StudyTable.load(file)).reason:
+            return table
         folder.mkdir(exist_ok=True)
-        try:
-            outcome, reason = stage.run(self), ""
-        except MMLensError as error:
-            outcome, reason = Outcome(()), " ".join(str(error).split())
+        with counted(self.model) as count:
+            try:
+                outcome, reason = stage.run(self), ""
+            except MMLensError as error:
+                outcome, reason = Outcome(()), " ".join(str(error).split())
         table = StudyTable(
-            self.paper,
-            stage.name,
-            stage.title,
-            self._beside(stage, outcome.rows),
-            tuple(outcome.notes),
-            reason,
-            self.identity,
-        )
+            self.paper, stage.name, stage.title, self._beside(stage, outcome.rows), tuple(outcome.notes), reason, self.identity,
+            count.forwards, count.samples,
+        )  # fmt: skip
         for name, result in outcome.results.items():
             result.save(str(folder / name))
         figures = {"table": table.plot(), **outcome.figures} if table.rows else {}
@@ -138,9 +137,10 @@ class Study:
 
 @dataclass
 class Count:
-    """How often a model ran."""
+    """How often a model ran: batches, samples in them, and seconds of the processor."""
 
     forwards: int = 0
+    samples: int = 0
     seconds: float = 0.0
 
 
@@ -149,10 +149,12 @@ def counted(model: HookedMultimodal) -> Iterator[Count]:
     """Count the forward passes of a model inside the `with`, and its processor time."""
     count = Count()
 
-    def add(module: nn.Module, arguments: object) -> None:
+    def add(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         count.forwards += 1
+        tensors = (named.get("input_ids"), named.get("inputs_embeds"), *arguments)
+        count.samples += next((len(value) for value in tensors if value is not None), 1)
 
-    handle = model.base.register_forward_pre_hook(add)
+    handle = model.base.register_forward_pre_hook(add, with_kwargs=True)
     start = time.process_time()
     try:
         yield count

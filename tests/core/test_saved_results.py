@@ -290,7 +290,7 @@ def test_files_say_of_which_version_they_are(name: str, tmp_path: Path) -> None:
 
 
 def test_files_of_stores_are_of_their_version() -> None:
-    assert [kind.version for kind in (MAIN_FILE, INDEX_FILE, SHARD_FILE)] == [2, 2, 2]
+    assert [kind.version for kind in (MAIN_FILE, INDEX_FILE, SHARD_FILE)] == [2, 2, 3]
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,4 +1,4 @@
-"""Studies that are run once: on the lab model and its scenes, and on a tiny LLaVA in the hub's layout with files as published."""
+"""Studies that are run once: with published settings on a small LLaVA that says what they need; the lab model and its scenes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import mmlens as mm
 from mmlens.models.hooked import HookedMultimodal
 from tests.analysis.readers import published
-from tests.checkpoints.layouts import LLAVA
+from tests.recipes.talker import photographs, small_llava, taught
 
 SMALL = {
     "pan": mm.recipes.PanSettings(
@@ -32,32 +32,51 @@ def lab_model() -> HookedMultimodal:
 
 
 @pytest.fixture(scope="session")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> HookedMultimodal:
+    """See `tests.recipes.talker`."""
+    return taught(small_llava(tmp_path_factory.mktemp("hub") / "llava"))
+
+
+#: Dark and bright pictures, and the limit: as few as every stage can be answered with.
+PICTURES = {"pan": ("ddbd", 4), "parekh": ("d" * 41 + "bbb", 44), "khayatan": ("dbbd" * 3, 12)}
+
+
+@pytest.fixture(scope="session")
+def albums(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of the files that a study reads."""
+    into = tmp_path_factory.mktemp("albums")
+    return lambda paper: photographs(into / paper, PICTURES[paper][0])
+
+
+@pytest.fixture(scope="session")
 def studies(
-    tmp_path_factory: pytest.TempPathFactory, lab_model: HookedMultimodal
+    tmp_path_factory: pytest.TempPathFactory, talker: HookedMultimodal, albums: Callable[[str], Path]
 ) -> Callable[[str], mm.recipes.Reproduction]:
-    """The studies of the lab model, each run when it is first asked for."""
-    into, made = tmp_path_factory.mktemp("studies"), {}
+    """The studies with published settings, each run when it is first asked for."""
+    into, runs = tmp_path_factory.mktemp("studies"), {}
 
     def study(paper: str) -> mm.recipes.Reproduction:
-        if paper not in made:
-            made[paper] = mm.recipes.reproduce(paper, into=into, model=lab_model, settings=SMALL[paper], progress=False)
-        return made[paper]
+        if paper not in runs:
+            runs[paper] = mm.recipes.reproduce(
+                paper,
+                into=into,
+                model=talker,
+                data=albums(paper),
+                published=True,
+                limit=PICTURES[paper][1],
+                progress=False,
+            )
+        return runs[paper]
 
     return study
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with files of every data set that the studies read."""
+    """A folder with files of every data set that the studies read, about scenes."""
     folder, scenes = tmp_path_factory.mktemp("files"), mm.lab.scenes(8, seed=3)
     published.coco_captions(scenes, folder)
     published.vqa_v2(scenes, folder)
     published.visual_genome(scenes, folder)
     published.mm_safety_bench(scenes[:2], folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny LLaVA-1.5 as the hub has it."""
-    return LLAVA.write(tmp_path_factory.mktemp("hub") / "llava")

@@ -1,5 +1,6 @@
 """Matched random sets of units: the control for every finding about neurons or heads."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
@@ -129,19 +130,53 @@ def random_units(
     units = Units.of(like, model, verb="random_units")
     if "data" in rule.needs and batch is None:
         raise InputError(f"match={rule.name!r} is measured on samples: pass batch=... (a batch, or a dataset).")
+    blocks = _blocks(model, units)
+    return _drawn(blocks, units, rule, rule.sizes(model, list(units.by_point()), batch), draws, seed)
+
+
+def sized_random_units(
+    model: HookedMultimodal, units: Units, rule: Match, sizes: Mapping[str, torch.Tensor], *, draws: int, seed: int
+) -> RandomUnits:
+    """The same where the numbers that units are compared by are known: what they are read from runs once for many choices.
+
+    Args:
+        model: the hooked model.
+        units: the units to match.
+        rule: what they share.
+        sizes: `rule.sizes` of all points that hold them; none where any other unit will do.
+        draws, seed: as of `random_units`.
+
+    Raises:
+        InputError: for a block with too few others.
+    """
+    return _drawn(_blocks(model, units), units, rule, sizes, draws, seed)
+
+
+def _blocks(model: HookedMultimodal, units: Units) -> list["_Block"]:
+    """The units of each point.
+
+    Raises:
+        InputError: for a point with too few others.
+    """
     blocks = [_Block(block_units, model.graph.unit_counts[point]) for point, block_units in units.by_point().items()]
     full_blocks = [
         f"{block.units[0].block} {len(block.free)} for {len(block.units)}" for block in blocks if block.is_full
     ]
     if full_blocks:
         raise InputError(f"Too few other units are left to match these by ({', '.join(full_blocks)}); match fewer.")
-    sizes = rule.sizes(model, list(units.by_point()), batch)
+    return blocks
+
+
+def _drawn(
+    blocks: Sequence["_Block"], units: Units, rule: Match, sizes: Mapping[str, torch.Tensor], draws: int, seed: int
+) -> RandomUnits:
     generator = torch.Generator().manual_seed(seed)
     sets, complete = _distinct(blocks, sizes, rule.pool, draws, generator)
     unit_sets = tuple(Units(draw[unit] for unit in units) for draw in sets)
 
     def mean(members: Units) -> float:
-        return float(torch.stack([sizes[unit.hook][unit.index] for unit in members]).mean())
+        parts = [sizes[point][[unit.index for unit in units]] for point, units in members.by_point().items()]
+        return float(torch.cat(parts).mean())
 
     means = (mean(units), tuple(map(mean, unit_sets))) if sizes else (float("nan"), ())
     return RandomUnits(units, unit_sets, rule, seed, *means, complete)
@@ -178,13 +213,15 @@ class _Block:
         if size is None:
             order = torch.randperm(len(self.free), generator=generator)[: len(self.units)].tolist()
             return self.replacement([self.free[number] for number in order])
-        remainder, result = torch.tensor(self.free), {}
+        numbers, result = size.tolist(), {}
+        ranks = sorted((numbers[index], index) for index in self.free)  # those that are left, by size
         for number in torch.randperm(len(self.units), generator=generator).tolist():
             unit = self.units[number]
-            near = (size[remainder] - size[unit.index]).abs().topk(min(nearest, len(remainder)), largest=False).indices
-            choice = int(near[torch.randint(len(near), (1,), generator=generator)])
-            result[unit] = replace(unit, index=int(remainder[choice]))
-            remainder = torch.cat([remainder[:choice], remainder[choice + 1 :]])
+            own, place = numbers[unit.index], bisect_left(ranks, (numbers[unit.index], -1))
+            near = range(max(0, place - nearest), min(len(ranks), place + nearest))  # the nearest are among these
+            next_in_size = sorted(near, key=lambda rank: abs(ranks[rank][0] - own))[:nearest]
+            choice = next_in_size[int(torch.randint(len(next_in_size), (1,), generator=generator))]
+            result[unit] = replace(unit, index=ranks.pop(choice)[1])
         return result
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Annotated, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -10,11 +11,12 @@ import torch
 from mmlens.analysis.controls.matches import Match
 from mmlens.analysis.controls.matches.activation import Activation
 from mmlens.analysis.controls.matches.layer import Layer
-from mmlens.analysis.controls.random_units import random_units
+from mmlens.analysis.controls.random_units import sized_random_units
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.methods import NEURON_METHODS, NeuronMethod
 from mmlens.analysis.neurons.methods.contribution import Contribution
 from mmlens.analysis.neurons.methods.random_scores import Random
+from mmlens.analysis.neurons.points import neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, NounOccurrence, noun_occurrences
 from mmlens.analysis.properties.quantities import ControlKind, Quantity, Value, control_name
@@ -109,15 +111,17 @@ class Case:
             yield method, top
             if self.choice.controls:
                 for kind, rule in _MATCHES.items():
-                    controls = random_units(
-                        self.occurrence.model,
-                        top,
-                        match=rule,
-                        draws=self.choice.draws,
-                        seed=self._seed,
-                        batch=self.occurrence.at,
-                    )
+                    controls = sized_random_units(
+                        self.occurrence.model, top, rule, self._sizes if kind == "matched" else {},
+                        draws=self.choice.draws, seed=self._seed,
+                    )  # fmt: skip
                     yield from ((control_name(method, draw, kind), units) for draw, units in enumerate(controls))
+
+    @cached_property
+    def _sizes(self) -> dict[str, torch.Tensor]:
+        """How active all neurons are where the noun is said."""
+        model = self.occurrence.model
+        return _MATCHES["matched"].sizes(model, neuron_layers(model).names(), self.occurrence.at)
 
     @property
     def _seed(self) -> int:

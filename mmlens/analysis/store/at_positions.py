@@ -51,7 +51,7 @@ class AtGenerated:
             int(row[n - 1]) in model.stop_tokens for row, n in zip(trace.tokens, trace.lengths.tolist(), strict=True)
         ]
         lengths = [n - end for n, end in zip(trace.lengths.tolist(), ends, strict=True)]
-        words: list[str | None] = [None] * len(samples)
+        words: list[tuple[str, ...]] = [()] * len(samples)
         if self.which == "generated":
             rows = [(number, step) for number, n in enumerate(lengths) for step in range(n)]
             tokens = [int(trace.tokens[row]) for row in rows]
@@ -118,5 +118,5 @@ class AtPositions:
         on_prompt = first.sequence == "language" and len(index) > 0
         tokens = batch["input_ids"].cpu()[index[:, 0], index[:, 1]] if on_prompt else torch.full((len(index),), -1)
         steps = torch.cat(resolution.numbers).tolist()
-        words: list[str | None] = [None] * len(samples)
+        words: list[tuple[str, ...]] = [()] * len(samples)
         return CollectedBatch(states, counts, steps, tokens.tolist(), [""] * len(samples), words)

@@ -21,11 +21,12 @@ WordToken = Literal["last", "first"]
 
 @dataclass(frozen=True)
 class AtWord:
-    """The state that predicts a word of the model's own caption: the first of the words that occurs in it.
+    """The state that predicts a word of the model's own caption: the first of the words that occurs in it, or every one.
 
     Attributes:
         words: the words, each as it is split into words itself ("traffic light" is two in a row).
         word_token: which token of the (last, or first) word.
+        every_word: whether every word that occurs gives a state, at its first occurrence; else the first of them alone.
         in_truth: keep only samples whose true caption has the word as well.
         max_new_tokens: of the generation.
         contrast: contrastive decoding of it; None for none.
@@ -36,6 +37,7 @@ class AtWord:
     in_truth: bool
     max_new_tokens: int
     contrast: ContrastMethod | None = None
+    every_word: bool = False
 
     @classmethod
     @checked
@@ -46,6 +48,7 @@ class AtWord:
         in_truth: bool,
         max_new_tokens: int,
         contrast: ContrastChoice = None,
+        every_word: bool = False,
     ) -> "AtWord":
         """The rule for a word or several.
 
@@ -64,12 +67,14 @@ class AtWord:
             in_truth,
             max_new_tokens,
             cast("ContrastMethod | None", contrast),
+            every_word,
         )
 
     def __str__(self) -> str:
         words = ", ".join(" ".join(word) for word in self.words)
         truth = ", true captions have it too" if self.in_truth else ""
-        return f"the {self.word_token} token of the first of: {words}{truth}{contrasted(self.contrast)}"
+        which = "every one" if self.every_word else "the first"
+        return f"the {self.word_token} token of {which} of: {words}{truth}{contrasted(self.contrast)}"
 
     def check(self, model: HookedMultimodal, nodes: Selection) -> None:
         """Nothing beyond what generation checks itself."""
@@ -90,32 +95,33 @@ class AtWord:
             )
         trace = model.trace_generation(batch, names=nodes, max_new_tokens=self.max_new_tokens, contrast=self.contrast)
         matches = [self._find(model, trace, number, sample) for number, sample in enumerate(samples)]
-        rows = [(number, step) for number, (_, step) in enumerate(matches) if step is not None]
+        rows = [(number, step) for number, several in enumerate(matches) for _, step in several]
         return CollectedBatch(
             picked(trace, nodes, rows),
-            [int(step is not None) for _, step in matches],
+            list(map(len, matches)),
             [step for _, step in rows],
             [int(trace.tokens[number, step]) for number, step in rows],
             trace.text,
-            [word for word, _ in matches],
+            [tuple(word for word, _ in several) for several in matches],
         )
 
     def _find(
         self, model: HookedMultimodal, trace: GenerationTrace, number: int, sample: Sample
-    ) -> tuple[str | None, int | None]:
-        """The word and the step that predicted its token."""
+    ) -> list[tuple[str, int]]:
+        """The words, and the steps that predicted their tokens."""
         words_of_caption = _split(trace.text[number])
         if not any(_first(words_of_caption, word) is not None for word in self.words):
-            return None, None  # spares most samples the alignment
+            return []  # spares most samples the alignment
         words = caption_words(model, trace, sample=number)
         texts = tuple(word.text for word in words)
         places = [(place, word) for word in self.words if (place := _first(texts, word)) is not None]
-        if not places:
-            return None, None
-        place, word = min(places, key=lambda match: match[0])
-        if self.in_truth and _first(_split(sample.caption or ""), word) is None:
-            return None, None
-        return " ".join(word), self._step(words[place : place + len(word)])
+        places = sorted(places, key=lambda match: match[0])
+        truth = _split(sample.caption or "")
+        return [
+            (" ".join(word), self._step(words[place : place + len(word)]))
+            for place, word in (places if self.every_word else places[:1])
+            if not self.in_truth or _first(truth, word) is not None
+        ]
 
     def _step(self, words: Sequence[CaptionWord]) -> int:
         if self.word_token == "first":

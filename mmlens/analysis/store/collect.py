@@ -45,6 +45,7 @@ def collect(
     token: str | Sequence[str] | None = None,
     positions: Positions | Generated | None = None,
     word_token: WordToken = "last",
+    every_word: bool = False,
     in_truth: bool = False,
     prompt: Text | None = None,
     max_new_tokens: Count = 30,
@@ -60,7 +61,8 @@ def collect(
     What is kept of a sample:
 
     - `token="dog"`: the state that predicts the word in the model's own caption, at its first occurrence; samples whose
-      caption lacks it give none. Several words are a class: the first of them that the caption has.
+      caption lacks it give none. Several words are a class: the first of them that the caption has; with `every_word` each
+      of them is its own: a caption gives a state for every one that it has.
     - `positions="generated"` or `"generated_mean"`: the states that predict each generated token up to the end token,
       or their mean.
     - any other `positions` (see `mm.positions`): states of the prompt, or of the picture's own towers, from one forward pass.
@@ -81,6 +83,7 @@ def collect(
         token: a word, or several; words of the caption are compared whole, in lower case. "traffic light" is two in a row.
         positions: see above.
         word_token: which token of a word of several tokens (the last one in the paper).
+        every_word: of several words, keep the states of all that a caption has, in place of the first's.
         in_truth: keep a sample only if its true caption has the word as well.
         prompt: asked where a sample brings none; `"describe the image"` by default.
         max_new_tokens: upper bound on the generated tokens.
@@ -105,7 +108,9 @@ def collect(
         >>> store.at().tokens, store.at().captions
         (('person',), ('a small person in orange on sand',))
     """
-    rule = _rule(token, positions, word_token, in_truth, max_new_tokens, cast("ContrastMethod | None", contrast))
+    rule = _rule(
+        token, positions, word_token, in_truth, max_new_tokens, cast("ContrastMethod | None", contrast), every_word
+    )
     nodes = model.graph.select(at)
     _check(model, nodes, rule, dtype, batch_size, save_every)
     question_text = DEFAULT_PROMPT if prompt is None else prompt
@@ -186,6 +191,7 @@ def _rule(
     in_truth: bool,
     max_new_tokens: int,
     contrast: ContrastMethod | None = None,
+    every_word: bool = False,
 ) -> CollectionRule:
     """What is asked for, as a rule.
 
@@ -198,9 +204,10 @@ def _rule(
             "token='dog' keeps the state that predicts the word in the model's caption."
         )
     if token is not None:
-        return AtWord.of(token, word_token, in_truth, max_new_tokens, contrast)
-    if in_truth:
-        raise InputError("in_truth=True compares a word with true captions; say which word: token=...")
+        return AtWord.of(token, word_token, in_truth, max_new_tokens, contrast, every_word)
+    if in_truth or every_word:
+        option = "in_truth=True compares a word with true captions" if in_truth else "every_word=True is of words"
+        raise InputError(f"{option}; say which word: token=...")
     if positions == "generated_mean" or as_rule(positions) == GENERATED:
         kind: Generated = "generated_mean" if positions == "generated_mean" else "generated"
         return AtGenerated(kind, max_new_tokens, contrast)

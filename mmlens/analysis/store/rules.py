@@ -25,7 +25,7 @@ class CollectedBatch:
         counts: rows of each sample.
         steps, tokens: per row; see `Shard`.
         captions: per sample; empty where nothing was generated.
-        words: per sample, the word that was found.
+        words: per sample, the word of each of its rows; empty where none was looked for.
     """
 
     states: dict[str, torch.Tensor]
@@ -33,7 +33,7 @@ class CollectedBatch:
     steps: list[int]
     tokens: list[int]
     captions: list[str]
-    words: list[str | None]
+    words: list[tuple[str, ...]]
 
 
 class CollectionRule(Protocol):

@@ -16,7 +16,7 @@ from mmlens.core.tensor_files import TensorFile
 
 _FILE = TensorKind(
     "mmlens.store.ActivationStore.shard",
-    2,
+    3,
     "shard of a store",
     {"records": list[dict], "words": dict[str, str], "question": dict[str, Any]},
 )
@@ -32,7 +32,7 @@ class Record:
         number: its place in the store's order.
         key: hash of its pixels and prompt.
         rows: how many states it gave.
-        word: the word that was found in the caption; None if none was, or none was looked for.
+        words: per row, the word of the caption that the state predicts; empty where none was looked for.
         caption: what the model generated; empty where it did not generate.
         truth: the sample's true caption, if known.
         name: the caller's identifier.
@@ -41,7 +41,7 @@ class Record:
     number: int
     key: str
     rows: int
-    word: str | None = None
+    words: tuple[str, ...] = ()
     caption: str = ""
     truth: str | None = None
     name: str | None = None
@@ -76,9 +76,9 @@ class Shard(RowSource, Protocol):
 
 def predicted_words(shard: Shard) -> tuple[str, ...]:
     """Per row, the word that was looked for, or else the row's token as text."""
-    records = (record for record in shard.records for _ in range(record.rows))
-    pairs = zip(records, shard.tokens.tolist(), strict=True)
-    return tuple(record.word if record.word is not None else shard.words.get(token, "") for record, token in pairs)
+    words = (word for record in shard.records for word in record.words or (None,) * record.rows)
+    pairs = zip(words, shard.tokens.tolist(), strict=True)
+    return tuple(shard.words.get(token, "") if word is None else word for word, token in pairs)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class FileShard:
     @cached_property
     def records(self) -> tuple[Record, ...]:
         """The samples."""
-        return tuple(Record(**fields) for fields in self._file.about["records"])
+        return tuple(Record(**{**fields, "words": tuple(fields["words"])}) for fields in self._file.about["records"])
 
     @cached_property
     def words(self) -> dict[int, str]:

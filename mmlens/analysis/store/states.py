@@ -73,7 +73,10 @@ class States(Viewable):
         self, rows: slice | Sequence[int] | Int[torch.Tensor, "row"] | Bool[torch.Tensor, "row"]
     ) -> "States":
         """Some of the rows: a slice, indices, or a mask."""
-        numbers = torch.arange(len(self))[rows if isinstance(rows, slice) else torch.as_tensor(rows)].tolist()
+        index = rows if isinstance(rows, slice) else torch.as_tensor(rows)
+        if isinstance(index, torch.Tensor) and not len(index):
+            index = index.long()  # an empty list becomes floats
+        numbers = torch.arange(len(self))[index].tolist()
         selection: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in numbers) for name in _PER_ROW if getattr(self, name)
         }

@@ -169,7 +169,7 @@ class ActivationStore(Display):
         return MappedStates.of(self.shards, name, self.question)
 
     def to_frame(self) -> "pd.DataFrame":
-        """A row per sample that was looked at: number, key, rows, word, caption, truth and name."""
+        """A row per sample that was looked at: number, key, rows, words, caption, truth and name."""
         import pandas as pd
 
         return pd.DataFrame([vars(record) for record in self.records])

@@ -53,8 +53,8 @@ class ShardWriter:
         self._tokens += result.tokens
         fields = zip(numbers, samples, result.counts, result.words, result.captions, strict=True)
         self._records += [
-            Record(number, sample.key, rows, word, caption, sample.caption, sample.name)
-            for number, sample, rows, word, caption in fields
+            Record(number, sample.key, rows, words, caption, sample.caption, sample.name)
+            for number, sample, rows, words, caption in fields
         ]
         if len(self._records) >= self._samples:
             self._flush()

@@ -35,7 +35,10 @@ def stored(
                 own = [n for n in range(first, min(first + 8, samples)) if Process(index, processes).takes(n, 2)]
                 rows = [row for n in own for row in range(starts[n], starts[n] + counts[n])]
                 if own:
-                    records = tuple(Record(n, f"key{n}", counts[n], word=f"word{n}", caption=f"said {n}") for n in own)
+                    records = tuple(
+                        Record(n, f"key{n}", counts[n], words=(f"word{n}",) * counts[n], caption=f"said {n}")
+                        for n in own
+                    )
                     steps = torch.tensor(rows, dtype=torch.int64)
                     each.add(MemoryShard({AT: values[rows]}, records, steps, torch.zeros_like(steps), {0: ""}))
     return mm.store.ActivationStore.load(folder)

@@ -229,9 +229,23 @@ def pope(scenes: Sequence[Scene], folder: Path, subset: str = "random") -> Path:
     return path
 
 
+#: As they are spelt.
+SCENARIOS = (
+    *(
+        "01-Illegal_Activitiy",
+        "02-HateSpeech",
+        "03-Malware_Generation",
+        "04-Physical_Harm",
+        "05-EconomicHarm",
+        "06-Fraud",
+    ),
+    *("07-Sex", "08-Political_Lobbying", "09-Privacy_Violence", "10-Legal_Opinion", "11-Financial_Advice"),
+    *("12-Health_Consultation", "13-Gov_Decision"),
+)
+
+
 def mm_safety_bench(scenes: Sequence[Scene], folder: Path) -> tuple[Path, Path]:
-    names = ("01-Illegal_Activitiy", "02-HateSpeech")
-    for name in names:
+    for name in SCENARIOS:
         questions = {}
         for n, scene in enumerate(scenes):
             noun = scene.objects[0].shape

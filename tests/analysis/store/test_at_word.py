@@ -37,14 +37,14 @@ def taken(rule: AtWord, *texts: str, truths: tuple[str | None, ...] | None = Non
     return found, said
 
 
-def rule(*words: str, word_token: WordToken = "last", in_truth: bool = False) -> AtWord:
-    return AtWord.of(words, word_token, in_truth, 9)
+def rule(*words: str, word_token: WordToken = "last", in_truth: bool = False, every_word: bool = False) -> AtWord:
+    return AtWord.of(words, word_token, in_truth, 9, None, every_word)
 
 
 @pytest.mark.parametrize(("word_token", "piece"), [("last", "t"), ("first", " ca")])
 def test_a_word_of_several_tokens_is_met_at_the_asked_one(word_token: WordToken, piece: str) -> None:
     found, said = taken(rule("cat", word_token=word_token), "a dog , a cat")
-    assert (found.words, said) == (["cat"], [piece])
+    assert (found.words, said) == ([("cat",)], [piece])
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,35 @@ def test_a_word_of_several_tokens_is_met_at_the_asked_one(word_token: WordToken,
 )
 def test_a_piece_of_another_word_is_not_the_word(word: str, text: str) -> None:
     found, _ = taken(rule(word), text)
-    assert (found.counts, found.words) == ([0], [None])
+    assert (found.counts, found.words) == ([0], [()])
 
 
 def test_the_first_mention_counts_and_case_does_not() -> None:
     found, _ = taken(rule("DOG"), "A Dog sees a dog.")
     first, _ = taken(rule("dog", word_token="first"), "A Dog sees a dog.")
-    assert (found.counts, found.words) == ([1], ["dog"])
+    assert (found.counts, found.words) == ([1], [("dog",)])
     assert first.steps[0] < found.steps[0] < len(pieces_tokenizer().encode("A Dog sees"))
 
 
 def test_of_a_class_the_first_in_the_caption_is_taken_and_the_longest_at_one_place() -> None:
     found, _ = taken(rule("light", "traffic", "traffic light", "cat"), "a traffic light", "a cat by a light", "a hat")
-    assert found.words == ["traffic light", "cat", None]
+    assert found.words == [("traffic light",), ("cat",), ()]
     assert found.counts == [1, 1, 0]
+
+
+def test_every_word_gives_a_state_at_its_own_first_mention() -> None:
+    texts = ("a cat by a dog , a cat", "a dog", "a hat")
+    found, said = taken(rule("dog", "cat", "traffic light", every_word=True), *texts)
+    assert found.words == [("cat", "dog"), ("dog",), ()]
+    assert (found.counts, said) == ([2, 1, 0], ["t", "g", "g"])
+    for word in ("cat", "dog"):  # each is what the word asked for alone gives
+        alone, _ = taken(rule(word), *texts)
+        pairs = zip(found.words, [found.steps[:2], found.steps[2:], []], strict=True)
+        assert alone.steps == [step for words, steps in pairs for name, step in zip(words, steps) if name == word]
+    truths = ("a dog", "a cat", "a hat")
+    assert taken(rule("dog", "cat", in_truth=True, every_word=True), *texts, truths=truths)[0].words == [
+        ("dog",), (), ()
+    ]  # fmt: skip
 
 
 def test_two_words_in_a_row_end_with_the_last_token_of_the_second() -> None:

@@ -109,6 +109,16 @@ class Effect(SelectionMethod):
         self, model: HookedMultimodal, interventions: Mapping[Any, Intervention], validation: Validation | None, k: int
     ) -> EffectSelection:
         baseline, counts = self._counts(model, interventions, validation)
+        return self.choose(counts, baseline, k)
+
+    def choose(self, counts: Mapping[Any, Counter[str]], baseline: Counter[str], k: int) -> EffectSelection:
+        """Choose by answers that were given.
+
+        Args:
+            counts: how often each answer is given with each intervention, by its key.
+            baseline: the same without any.
+            k: how many are chosen at most.
+        """
         effects = tuple(sorted((self._growth(key, counts[key], baseline) for key in counts), key=lambda e: -e.gap))
         selection: dict[frozenset[str], Hashable] = {}
         for effect in effects:

@@ -21,6 +21,7 @@ class KhayatanSettings:
         request_positions: where requests are steered: everywhere, as published, writes a refusal's first word again and again in
             the lab model; at the prompt's end it does not.
         vector_questions, questions, sweep_questions: questions that vectors are made of, that are answered, and in sweeps.
+        selection_questions, chosen_vectors: questions on which vectors between concepts are chosen, and how many are.
         vector_captions, captions: the same of pictures.
         requests: harmful ones, and as many harmless ones.
         answer_tokens, caption_tokens, request_tokens: upper bounds on what is written.
@@ -41,6 +42,8 @@ class KhayatanSettings:
     vector_questions: Count = 400
     questions: Count = 400
     sweep_questions: Count = 120
+    selection_questions: Count = 60
+    chosen_vectors: Count = 5
     vector_captions: Count = 200
     captions: Count = 200
     requests: Count = 80
@@ -65,6 +68,7 @@ class KhayatanSettings:
             vector_questions=5000,
             questions=5000,
             sweep_questions=5000,
+            selection_questions=5000,
             vector_captions=3000,
             captions=5000,
             requests=100,

@@ -19,7 +19,7 @@ from mmlens.analysis.tuning.finetune import finetune
 from mmlens.analysis.tuning.tune import Tune, with_adapters
 from mmlens.core.errors import InputError
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.recipes.khayatan_settings import KhayatanSettings
+from mmlens.recipes.khayatan.settings import KhayatanSettings
 from mmlens.recipes.stage import Outcome, UnanswerableError
 from mmlens.recipes.study import Study
 
@@ -38,7 +38,7 @@ def _tunes(study: Study) -> dict[str, Tune]:
         if samples:
             tunes[name] = finetune(
                 study.model, samples, into=study.shared(f"tune {name}"), rank=settings.rank, steps=study.count(settings.steps),
-                batch_size=settings.tune_batch, rate=settings.rate, seed=study.seed, progress=study.progress,
+                batch_size=study.count(settings.tune_batch), rate=settings.rate, seed=study.seed, progress=study.progress,
             )  # fmt: skip
     if not tunes:
         raise UnanswerableError(f"Nothing in {study.sources.title} is said about {', '.join(sets)}.")
@@ -67,7 +67,7 @@ def _states(study: Study) -> tuple[States, dict[str, States], dict[str, Tune]]:
 
         def read(model: HookedMultimodal, name: str) -> States:
             return collect(
-                model, samples, at=_POINT, token=words, max_new_tokens=settings.caption_tokens,
+                model, samples, at=_POINT, token=words, every_word=True, max_new_tokens=settings.caption_tokens,
                 into=study.shared(f"states {name}"), progress=study.progress,
             ).at(_POINT)  # fmt: skip
 
@@ -100,7 +100,7 @@ def _shifts(study: Study) -> tuple[dict[str, ConceptShift], list[str]]:
 
 
 def shift(study: Study) -> Outcome:
-    """How far the concepts of each fine-tune moved, how alike their samples moved, and how near that brings them."""
+    """Concepts of fine-tunes: how far they moved, how alike their samples moved, and how near that brings them."""
     shifts, notes = _shifts(study)
     tunes = _states(study)[2]
     table = []
@@ -153,7 +153,7 @@ def _held_out(study: Study) -> LayerShifts | None:
 
 
 def recovery(study: Study) -> Outcome:
-    """Whether concepts whose samples moved alike are recovered the better."""
+    """Recovery of concepts beside how alike and how far their samples moved."""
     shifts, notes = _shifts(study)
     table = []
     for first in _WITH_RECOVERY:
