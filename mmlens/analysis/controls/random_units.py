@@ -134,8 +134,16 @@ def random_units(
     return _drawn(blocks, units, rule, rule.sizes(model, list(units.by_point()), batch), draws, seed)
 
 
+@checked
+@torch.no_grad()
 def sized_random_units(
-    model: HookedMultimodal, units: Units, rule: Match, sizes: Mapping[str, torch.Tensor], *, draws: int, seed: int
+    model: HookedMultimodal,
+    units: Units,
+    rule: Match,
+    sizes: Mapping[str, torch.Tensor],
+    *,
+    draws: Count,
+    seed: Seed,
 ) -> RandomUnits:
     """The same where the numbers that units are compared by are known: what they are read from runs once for many choices.
 
