@@ -429,7 +429,7 @@ def test_a_card_goes_on_where_it_was(tmp_path: Any, monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match="was measured with"):
         cards.card(lab_subject, replace(FEW, seed=4), out=out, progress=False)
     other = {"about": {"model": "narrator"}, "phenomena": {"lens": content["phenomena"]["lens"]}}
-    beside = cards.table(content, other).splitlines()
+    beside = cards.findings_table(content, other).splitlines()
     assert beside[0].startswith(
         "| phenomenon | measured | target | captioner: figure | captioner: beside | captioner: verdict | narrator: figure"
     )
@@ -456,7 +456,7 @@ def test_the_page_shows_the_cards_of_the_models() -> None:
         for name in names
     ]
     assert [card["about"]["model"] for card in kept] == ["captioner", "narrator", "narrator-tuned"]
-    assert cards.table(*kept) in (root / "docs" / "lab_models.md").read_text(encoding="utf-8")
+    assert cards.findings_table(*kept) in (root / "docs" / "lab_models.md").read_text(encoding="utf-8")
     for card, name in zip(kept, ("captioner", "narrator", "narrator-tuned"), strict=True):
         assert card["about"]["fingerprint"] == fingerprint(subject(name).model)
         assert set(card["phenomena"]) == set(cards.PHENOMENA)
