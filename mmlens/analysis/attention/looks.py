@@ -15,6 +15,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Index, Several
 from mmlens.core.pictures import drawn_by
 from mmlens.core.rules import Positions, as_rule
+from mmlens.core.saved import Saved
 from mmlens.core.view import View, Viewable
 from mmlens.hooks.point import reads_only
 from mmlens.inputs.batch import BatchLike
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @checked_result
 @dataclass(frozen=True)
-class AttentionLooks(Viewable):
+class AttentionLooks(Viewable, Saved):
     """Attention to a picture's patches, in shares of each query's attention (0 to 1).
 
     Attributes:

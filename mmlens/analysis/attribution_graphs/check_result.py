@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.pictures import drawn_by
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @checked_result
 @dataclass(frozen=True)
-class GraphCheck(Viewable):
+class GraphCheck(Viewable, Saved):
     """What the model does without nodes of a graph, beside random nodes that write as much.
 
     A logit in the graph is that of the final norm with its divisor held fast. The model's own divisor shrinks with what is taken

@@ -15,6 +15,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.kinds import Count, Text
 from mmlens.core.pictures import drawn_by
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 
@@ -48,7 +49,7 @@ class GroundedConcept:
 
 
 @dataclass(frozen=True)
-class ConceptGrounding(Viewable):
+class ConceptGrounding(Viewable, Saved):
     """All concepts of a bank, in words and pictures.
 
     Attributes:

@@ -24,6 +24,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text
 from mmlens.core.rules import as_rule
+from mmlens.core.saved import Saved
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.picture_tensors import require_running
 from mmlens.inputs.row_reader import RowReader
@@ -35,7 +36,7 @@ _CODES, _RECONS, _ERROR, _OUTPUT = (f".hook_sae_{kind}" for kind in ("acts_post"
 
 @checked_result
 @dataclass(frozen=True)
-class DictionaryCard:
+class DictionaryCard(Saved):
     """How good a dictionary is.
 
     Attributes:

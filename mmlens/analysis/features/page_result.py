@@ -8,6 +8,7 @@ from PIL import Image
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.statistics.intervals import Interval
 from mmlens.core.contract import checked_result
+from mmlens.core.saved import Saved
 from mmlens.core.units import Unit
 from mmlens.core.view import Viewable
 
@@ -75,7 +76,7 @@ class ClampedAnswers:
 
 @checked_result
 @dataclass(frozen=True)
-class FeaturePage(Viewable):
+class FeaturePage(Viewable, Saved):
     """Everything that a page shows of a feature.
 
     Attributes:

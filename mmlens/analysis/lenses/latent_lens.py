@@ -51,7 +51,7 @@ class LatentWord:
 
 @checked_result
 @dataclass(frozen=True, repr=False)
-class LatentReading(Viewable):
+class LatentReading(Viewable, Saved):
     """What rows read as, by the words in context that they are most like.
 
     Attributes:

@@ -14,6 +14,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index, With
 from mmlens.core.names import nearest_hint
 from mmlens.core.pictures import drawn_by
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.inputs.images import Picture
 from mmlens.inputs.layout import TokenLayout
@@ -36,7 +37,7 @@ LensSample: TypeAlias = Annotated[Index, With(_of_the_lens)]
 
 @checked_result
 @dataclass(frozen=True)
-class LogitLens(Viewable):
+class LogitLens(Viewable, Saved):
     """What each state says: the best tokens and their probabilities.
 
     Attributes:

@@ -18,6 +18,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Text
 from mmlens.core.names import Part
 from mmlens.core.progress import ProgressBar
+from mmlens.core.saved import Saved
 from mmlens.core.unit_sets import Units
 from mmlens.core.view import Viewable
 from mmlens.inputs.batch import MultimodalBatch
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @checked_result
 @dataclass(frozen=True)
-class CaptionNeurons(Viewable):
+class CaptionNeurons(Viewable, Saved):
     """A caption, its nouns, and the scores of all neurons for each.
 
     Attributes:

@@ -18,6 +18,7 @@ from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.analysis.statistics.significance import sign_flip_p
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Score:
 
 @checked_result
 @dataclass(frozen=True, repr=False)
-class ScoreTable(Viewable):
+class ScoreTable(Viewable, Saved):
     """Several scores of one run; `table["F1"]` is one of them.
 
     Attributes:

@@ -16,6 +16,7 @@ from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index, Several, Text
 from mmlens.core.pictures import drawn_by
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.models.hooked import WritingModel
 
@@ -34,7 +35,7 @@ class Shown:
 
 @checked_result
 @dataclass(frozen=True)
-class ShiftGrounding(Viewable):
+class ShiftGrounding(Viewable, Saved):
     """All concepts of a shift, in words and pictures.
 
     Attributes:

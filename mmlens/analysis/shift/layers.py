@@ -22,6 +22,7 @@ from mmlens.analysis.store.states import States
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Seed
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @checked_result
 @dataclass(frozen=True)
-class LayerShifts(Viewable):
+class LayerShifts(Viewable, Saved):
     """Concept shifts by name, such as their layers'.
 
     Attributes:

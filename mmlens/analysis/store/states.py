@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @checked_result
 @dataclass(frozen=True)
-class States(Viewable):
+class States(Viewable, Saved):
     """States of one point, one row per sample (or per position, where several were asked for).
 
     Attributes:
