@@ -20,8 +20,10 @@ from mmlens.analysis.circuits.curve_result import CircuitCurve
 from mmlens.analysis.circuits.evaluate import CircuitEvaluation
 from mmlens.analysis.circuits.graph import EdgeGraph, Reader, Writer
 from mmlens.analysis.circuits.overlap import CircuitOverlap
-from mmlens.analysis.concepts.extract import extract_concepts
+from mmlens.analysis.concepts.explain import ConceptSweep, StateExplanation
+from mmlens.analysis.concepts.extract import ConceptCount, extract_concepts
 from mmlens.analysis.features.card import DictionaryCard
+from mmlens.analysis.features.scores import FeatureScores
 from mmlens.analysis.heads.ranking import HeadRanking
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.lenses.contextual_index import ContextualIndex
@@ -32,6 +34,7 @@ from mmlens.analysis.mitigation.result import MitigationReport
 from mmlens.analysis.neurons.captions import CaptionNeurons
 from mmlens.analysis.nouns.caption_nouns import CaptionWord
 from mmlens.analysis.patching.paths import PathSweep
+from mmlens.analysis.properties.exclusivity import Exclusivity
 from mmlens.analysis.scores.score import Score, ScoreTable
 from mmlens.analysis.shift.layers import LayerShifts
 from mmlens.analysis.steering.learned import LearnedPredictor
@@ -86,11 +89,12 @@ def curve() -> CircuitCurve:
 def attribution_graph() -> AttributionGraph:
     members = (
         GraphNode("feature", "L0.hook_mlp_out.f3@1", "blocks.0.hook_mlp_out", (1,), "red", feature=3, value=0.5),
+        GraphNode("error", "L0.hook_mlp_out.error@1", "blocks.0.hook_mlp_out", (1,), "red"),
         GraphNode("source", "patch 0", "hook_embed", (0,), "patch", box=(0.0, 0.0, 8.0, 8.0), image=0),
         GraphNode("logit", "logit red@1", "hook_logits", (1,), "red", token=5, value=2.0),
     )
-    weights = torch.tensor([[0.0, 0.5, 0.0], [1.0, 0.25, 0.0]])
-    shares, shown = torch.ones(1), torch.tensor([True, True, True])
+    weights = torch.tensor([[0.0, 0.0, 0.5, 0.0], [1.0, 0.1, 0.25, 0.0]])
+    shares, shown = torch.ones(1), torch.tensor([True, False, True, True])
     return AttributionGraph(
         members, weights, torch.zeros(2), torch.tensor([0.75]), shares, 4, ("<image>", "red"), (made.picture(),),
         IDENTITY, shown, weights > 0.3, 0.8,
@@ -138,6 +142,24 @@ def lens() -> LogitLens:
     return replace(of_the_lens, control_probabilities=control, control_word_probabilities=0.5 * words)
 
 
+def explanation() -> StateExplanation:
+    return StateExplanation("moon", (2, 0), (1.5, -0.25), (("red", "moon"), ("sand",)), 0.125)
+
+
+def concept_sweep() -> ConceptSweep:
+    bank = extract_concepts(states(), 3, method="kmeans")
+    return ConceptSweep(("a", "b"), (bank, bank), ((("red", "blue"), ("red",), ("dog",)),) * 2)
+
+
+def feature_scores() -> FeatureScores:
+    """Of features without the model that they are of, which only their words and maps need."""
+    scores = {AT: made.noise(6), "blocks.0.hook_resid_post": made.noise(4)}
+    result = object.__new__(FeatureScores)  # the constructor asks for a model
+    fields = {"errors": dict.fromkeys(scores, 0.25), "tokens": (5,), "word": "moon", "n_samples": 2}
+    vars(result).update(scores=scores, model=None, batch=None, **fields)
+    return result
+
+
 def score() -> Score:
     return Score("hit", "share", np.ones(2), np.ones(2), ("a", "b"), ("a", "b"))
 
@@ -149,7 +171,7 @@ def cache() -> ActivationCache:
 #: A small result of every kind, and of the pieces that they are made of.
 RESULTS: dict[str, Callable[[], Any]] = {
     "PatchSweep": lambda: replace(made.sweep(["a", "b"], ["image", "last"]), identity=IDENTITY),
-    "NeuronScores": lambda: made.neurons(2, 8),
+    "NeuronScores": lambda: made.neurons(3, 8),
     "Measurements": lambda: made.measured(2, 1),
     "EditReport": lambda: made.edits(2),
     "DoseCurve": lambda: made.dose(2),
@@ -200,6 +222,11 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "Edit": edit,
     "ActivationCache": cache,
     "LogitLens": lens,
+    "ConceptCount": lambda: ConceptCount((1, 2, 4), (1.0, 0.6, 0.4), 4, 0.5),
+    "StateExplanation": explanation,
+    "ConceptSweep": concept_sweep,
+    "Exclusivity": lambda: Exclusivity(("a", "b"), torch.tensor([0.5, 1.0]), made.noise(2, 2), (0.1, 0.2), 4),
+    "FeatureScores": feature_scores,
     "ConceptGrounding": lambda: made.board(2, 2),
     "ShiftGrounding": lambda: made.shift_board(2),
     "States": states,

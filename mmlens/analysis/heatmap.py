@@ -146,16 +146,18 @@ class HeatMap(Viewable, Saved):
 
     @checked
     def plot(
-        self, image: Picture, *, percentile: Percentile = 95.0, figure: "Figure | SubFigure | None" = None
+        self, image: Picture | None = None, *, percentile: Percentile = 95.0, figure: "Figure | SubFigure | None" = None
     ) -> "Figure":
         """The picture, the map over it in colours, and its mask.
 
         Args:
-            image: the picture, of the map's size.
+            image: the picture, of the map's size; without it the map lies on grey.
             percentile: of the mask.
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
-        return drawn_by("maps.plot_maps")(load_image(image), [self], percentile=percentile, figure=figure)
+        height, width = self.size
+        picture = Image.new("RGB", (width, height), "lightgrey") if image is None else load_image(image)
+        return drawn_by("maps.plot_maps")(picture, [self], percentile=percentile, figure=figure)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per patch: its row and column, the pixel (x, y) in its middle, and its value."""

@@ -48,6 +48,7 @@ class Record(Form):
         return {name: form_of(hint) for name, hint in kinds.items() if hint is not None}
 
     def _pack(self, value: Any, name: str, tensors: Tensors) -> dict[str, Any]:
+        value = value._written() if hasattr(value, "_written") else value
         self.expect(type(value) is self.kind, value, name)
         start = f"{name}." if name else ""
         return {key: form.pack(getattr(value, key), start + key, tensors) for key, form in self.fields.items()}

@@ -45,7 +45,7 @@ class Saved:
         """
         tensors: Tensors = {}
         try:
-            content = form_of(type(self)).pack(self._written(), "", tensors)
+            content = form_of(type(self)).pack(self, "", tensors)
         except InputError as error:
             raise InputError(f"{type(self).__name__} cannot be written into {path}: {error}.") from error
         kinds = self._kinds()

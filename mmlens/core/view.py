@@ -4,13 +4,16 @@ import base64
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.core.kinds import PathLike
 from mmlens.core.pictures import drawn_by
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
 
 _PAGE = (
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
@@ -104,3 +107,12 @@ class Viewable(Display):
             InputError: if the picture cannot be read, or is not the one.
         """
         return drawn_by("page.show.view_of")(self, image, run=True)
+
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The values of the result below each other, with 95% intervals and controls where there are some.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("lists.plot_list")(self, figure=figure)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -11,12 +11,15 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Seed
 from mmlens.core.saved import Saved
-from mmlens.core.view import Display
+from mmlens.core.view import Viewable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @checked
 @dataclass(frozen=True)
-class SteeringVector(Saved, Display):
+class SteeringVector(Viewable, Saved):
     """A direction to add at a point: from what the states are to what they should be.
 
     Attributes:
@@ -52,6 +55,12 @@ class SteeringVector(Saved, Display):
 
     def __neg__(self) -> "SteeringVector":
         return replace(self, direction=-self.direction)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per entry: its number, and its value in the unit of the stream."""
+        import pandas as pd
+
+        return pd.DataFrame({"entry": range(self.width), "value": self.direction.tolist()})
 
     @property
     def width(self) -> int:

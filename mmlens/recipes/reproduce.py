@@ -14,6 +14,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.files import whole_file
 from mmlens.core.kinds import Count, PathLike, Seed, Several, Text
 from mmlens.core.names import nearest_hint
+from mmlens.core.pictures import drawn_by
 from mmlens.core.view import Viewable
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 from mmlens.models.identity import run_identity
@@ -29,6 +30,7 @@ from mmlens.recipes.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
 #: The studies, by their first author.
 Paper = Literal["pan", "parekh", "khayatan"]
@@ -69,6 +71,16 @@ class Reproduction(Viewable):
         raise InputError(
             f"There is no stage {stage!r} here; there are {', '.join(table.stage for table in self.tables)}."
         )
+
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The first four tables that were answered.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        tables = [table for table in self.tables if not table.reason][:4] or self.tables[:1]
+        return drawn_by("studies.plot_studies")(tables, figure=figure)
 
     def to_frame(self) -> "pd.DataFrame":
         """All numbers, with the stage that they are of."""

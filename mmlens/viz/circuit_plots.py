@@ -11,7 +11,8 @@ from mmlens.analysis.circuits.overlap import CircuitOverlap
 from mmlens.analysis.circuits.selection import Ranking
 from mmlens.analysis.statistics.intervals import Interval, draws_interval, mean_interval
 from mmlens.viz.figures import canvas, dress, headline
-from mmlens.viz.marks import CONTROL, Mark, draw_band, draw_intervals, legend_below, legend_entry, marks
+from mmlens.viz.lists import Listing, plot_listing
+from mmlens.viz.marks import CONTROL, draw_band, legend_below, legend_entry, marks
 from mmlens.viz.words import with_unit
 
 
@@ -58,7 +59,7 @@ def plot_edges(circuit: Circuit, *, n: int = 20, figure: Figure | SubFigure | No
     names = [f"{circuit.graph.writers[w].name} → {circuit.graph.readers[r].name}" for r, w in edges]
     intervals = [mean_interval(circuit.scores[r, w].numpy()) for r, w in edges]
     words = f"{len(edges)} of {int(circuit.kept.sum())}, by {circuit.method}\n{circuit.metric}"
-    return _bars(names, intervals, [], "score", circuit.unit, words, figure)
+    return _listed(words, with_unit("score", f", {circuit.unit}" if circuit.unit else ""), names, intervals, [], figure)
 
 
 def plot_evaluation(evaluation: CircuitEvaluation, *, figure: Figure | SubFigure | None = None) -> Figure:
@@ -71,7 +72,7 @@ def plot_evaluation(evaluation: CircuitEvaluation, *, figure: Figure | SubFigure
     names = ["faithfulness", "completeness", "minimality"]
     found, random = ([evaluation.interval(f"{start}{name}") for name in names] for start in ("", "random_"))
     words = f"{evaluation.n_edges} edges\n{evaluation.metric}"
-    return _bars(names, found, random, "share of the gap", "", words, figure)
+    return _listed(words, "share of the gap", names, found, random, figure)
 
 
 def plot_overlap(overlap: CircuitOverlap, *, figure: Figure | SubFigure | None = None) -> Figure:
@@ -85,30 +86,17 @@ def plot_overlap(overlap: CircuitOverlap, *, figure: Figure | SubFigure | None =
     counts = (len(overlap.shared), len(overlap.only_first), len(overlap.only_second))
     words = "{} shared, {} only in the first, {} only in the second".format(*counts)
     random = [overlap.chance] if overlap.draws else []
-    return _bars([overlap.compared], [share], random, "share of what either has", "", words, figure)
+    return _listed(words, "share of what either has", [overlap.compared], [share], random, figure)
 
 
-def _bars(
+def _listed(
+    words: str,
+    what: str,
     names: Sequence[str],
     values: Sequence[Interval],
     controls: Sequence[Interval],
-    what: str,
-    unit: str,
-    words: str,
     figure: Figure | SubFigure | None,
 ) -> Figure:
-    """Values with their intervals, one below the other."""
-    figure = canvas(4.8, 1.3 + 0.22 * max(len(names), 2), figure)
-    axes = figure.subplots()
-    look = Mark(next(iter(marks(["circuit"]).values())).color)
-    rows = list(range(len(names)))
-    draw_intervals(axes, [row - 0.12 for row in rows] if controls else rows, values, look, level=True)
-    if controls:
-        draw_intervals(axes, [row + 0.12 for row in rows], controls, CONTROL, level=True)
-        legend_below(figure, [legend_entry("circuit", look), legend_entry("random circuits", CONTROL)])
-    axes.axvline(0, color="black", linewidth=0.5)
-    axes.set_yticks(rows, names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    dress(axes, x=with_unit(what, f", {unit}" if unit else ""), grid=True)
-    headline(figure, words)
-    return figure.figure
+    """Values of a circuit below each other, beside those of random circuits."""
+    listing = Listing(words, what, names, values, controls, ("circuit", "random circuits"))
+    return plot_listing(listing, figure=figure)

@@ -1,8 +1,10 @@
 """Pictures of the logit lens: words by layer and position, and words on the patches of a picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+from jaxtyping import Float
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
@@ -16,6 +18,7 @@ from mmlens.viz.points import point_rows
 from mmlens.viz.words import shown, text_options
 
 if TYPE_CHECKING:
+    from mmlens.analysis.lenses.latent_lens import LatentReading
     from mmlens.analysis.lenses.patchscopes import PatchscopeReading
     from mmlens.analysis.lenses.result import LogitLens
 
@@ -34,7 +37,7 @@ def plot_lens(lens: "LogitLens", *, sample: int = 0, figure: Figure | SubFigure 
         sample: which sample.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    return _plot_words(lens, sample, lens.tokens[sample].__getitem__, "token read at", figure)
+    return _plot_lens(lens, sample, lens.tokens[sample].__getitem__, "token read at", figure)
 
 
 def plot_patchscope(
@@ -47,46 +50,75 @@ def plot_patchscope(
         sample: which sample.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    return _plot_words(reading, sample, str, "position of the state", figure)
+    return _plot_lens(reading, sample, str, "position of the state", figure)
 
 
-def _plot_words(
+def plot_latent(reading: "LatentReading", *, figure: Figure | SubFigure | None = None) -> Figure:
+    """The word in context that each row of the first sample is most like, coloured by the cosine.
+
+    Args:
+        reading: from `mm.lenses.latent_lens`.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
+    """
+    best = [[row[0] for row in samples[0]] for samples in reading.words.values()]
+    cosines = torch.tensor([[word.cosine for word in row] for row in best])
+    words = [[word.word for word in row] for row in best]
+    names = list(map(str, reading.positions[0]))
+    return _plot_words(
+        list(reading.words), names, cosines, words, "position", "cosine", "nearest word in context", figure
+    )
+
+
+def _plot_lens(
     lens: "LogitLens | PatchscopeReading",
     sample: int,
     name_of: Callable[[int], str],
     x: str,
     figure: Figure | SubFigure | None,
 ) -> Figure:
-    count = int((lens.positions[sample] >= 0).sum())
-    columns = lens.positions[sample].tolist()[max(count - _MOST_COLUMNS, 0) : count]
-    first = count - len(columns)
-    best = lens.probabilities[sample, :, first:count, 0]
-    words = lens.top_tokens[sample, :, first:count, 0]
-    figure = canvas(
-        1.9 + max(0.62 * len(columns), 1.2), 1.3 + min(0.28, 9.5 / len(lens.points)) * len(lens.points), figure
-    )
+    read = lens.positions[sample] >= 0
+    names = [name_of(position) for position in lens.positions[sample][read].tolist()]
+    words = [[lens.strings[token] for token in row] for row in lens.top_tokens[sample][:, read, 0].tolist()]
+    best = lens.probabilities[sample][:, read, 0]
+    return _plot_words(lens.points, names, best, words, x, "probability", "most probable next word", figure)
+
+
+def _plot_words(
+    points: Sequence[str],
+    names: Sequence[str],
+    values: Float[torch.Tensor, "point pos"],
+    words: Sequence[Sequence[str]],
+    x: str,
+    what: str,
+    title: str,
+    figure: Figure | SubFigure | None,
+) -> Figure:
+    """Words by point and position, coloured by a value of 0 to 1; the last columns of many."""
+    first = max(len(names) - _MOST_COLUMNS, 0)
+    best, columns = values[:, first:], names[first:]
+    figure = canvas(1.9 + max(0.62 * len(columns), 1.2), 1.3 + min(0.28, 9.5 / len(points)) * len(points), figure)
     axes = figure.subplots()
     scale = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
     heat_map(axes, best, scale)
     width, height = inches(figure)
-    cell = (width - 1.9) / len(columns), (height - 1.3) / len(lens.points)
+    cell = (width - 1.9) / len(columns), (height - 1.3) / len(points)
     size = max(_SMALLEST, min(TICK, cell[0] * 72 / (0.6 * _LETTERS), cell[1] * 72 / 1.3))
-    for i, row in enumerate(words.tolist()):
-        for j, token in enumerate(row):
+    for i, row in enumerate(words):
+        for j, word in enumerate(row[first:]):
             color = "black" if float(best[i, j]) > 0.6 else "white"
-            word = shown(lens.strings[token], _LETTERS)
-            axes.text(j, i, word, ha="center", va="center", fontsize=size, color=color, **text_options())
-    rows, axis = point_rows(lens.points)
-    cut = f", last {len(columns)} of {count}" if first else ""
+            text = shown(word, _LETTERS)
+            axes.text(j, i, text, ha="center", va="center", fontsize=size, color=color, **text_options())
+    rows, axis = point_rows(points)
+    cut = f", last {len(columns)} of {len(names)}" if first else ""
     dress(axes, x=f"{x}{cut}", y=axis)
     axes.spines[:].set_visible(False)
     name_rows(axes, rows, height - 1.3)
-    read = [shown(name_of(column), _LETTERS) for column in columns]
+    read = [shown(name, _LETTERS) for name in columns]
     axes.set_xticks(
         range(len(columns)), read, fontsize=TICK, rotation=60, ha="right", rotation_mode="anchor", **text_options()
     )
-    color_bar(figure, scale, [axes], "probability")
-    headline(figure, "most probable next word")
+    color_bar(figure, scale, [axes], what)
+    headline(figure, title)
     return figure.figure
 
 

@@ -1,5 +1,7 @@
 """Figures of studies: the numbers of a stage."""
 
+from collections.abc import Sequence
+
 from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.study_table import StudyTable
@@ -41,4 +43,18 @@ def plot_study(table: StudyTable, *, figure: Figure | SubFigure | None = None) -
         dress(axes, x=numbers[0].unit, title=name)
     rest = f"; {len(quantities) - len(panels)} more in the table" if len(quantities) > len(panels) else ""
     headline(figure, f"{table.paper}, {table.stage}: {table.title}{rest}{f': {table.reason}' if table.reason else ''}")
+    return figure.figure
+
+
+def plot_studies(tables: Sequence[StudyTable], *, figure: Figure | SubFigure | None = None) -> Figure:
+    """The tables of a study below each other.
+
+    Args:
+        tables: the tables.
+        figure: a matplotlib figure or subfigure to draw into; a new one by default.
+    """
+    heights = [1.4 + 0.3 * min(len(table.rows), 12) for table in tables]
+    figure = canvas(9.0, sum(heights), figure)
+    for part, table in zip(figure.subfigures(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0], tables):
+        plot_study(table, figure=part)
     return figure.figure

@@ -25,6 +25,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
 
 @checked_result
@@ -115,6 +116,15 @@ class AttentionLooks(Viewable, Saved):
             InputError: if the picture cannot be read, or is not the one.
         """
         return drawn_by("page.show.looks_view")(self, image, heads)
+
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """How much each head of each layer gives to the picture, and where the three tokens look that look at it most.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("heads.plot_looks")(self, figure=figure)
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per layer, head and query: how much of its attention goes to the picture, and to which patch most of it."""

@@ -21,7 +21,7 @@ from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
     from mmlens.hooks.drawing import Drawing
 
@@ -250,6 +250,11 @@ class Circuit(Viewable, Saved):
         return drawn_by("circuits.draw_circuit")(self, n=n)
 
     @checked
-    def plot(self, *, n: Count = 20) -> "Figure":
-        """The n strongest kept edges, with 95% intervals over samples."""
-        return drawn_by("circuit_plots.plot_edges")(self, n=n)
+    def plot(self, *, n: Count = 20, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The n strongest kept edges, with 95% intervals over samples; `draw` shows them as a graph.
+
+        Args:
+            n: how many.
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("circuit_plots.plot_edges")(self, n=n, figure=figure)

@@ -19,7 +19,7 @@ from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 #: The two ways in which edges are ranked, as `values` has them.
 RANKINGS: tuple[Ranking, ...] = ("signed", "absolute")
@@ -188,6 +188,11 @@ class CircuitCurve(Viewable, Saved):
             rows.append(row | {f"{name}_f": float(values[place]) for name, values in controls.items()})
         return pd.DataFrame(rows)
 
-    def plot(self) -> "Figure":
-        """Faithfulness against the share of edges, with its interval over samples and the bands of the controls."""
-        return drawn_by("circuit_plots.plot_curve")(self)
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """Faithfulness against the share of edges, with its interval over samples and the bands of the controls.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("circuit_plots.plot_curve")(self, figure=figure)

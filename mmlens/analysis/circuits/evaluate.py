@@ -44,7 +44,7 @@ from mmlens.models.hooked import WritingModel
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 _TENSORS = tuple(
     f"{start}{word}" for start in ("", "random_") for word in ("faithfulness", "completeness", "minimality")
@@ -99,9 +99,14 @@ class CircuitEvaluation(Viewable, Saved):
         values = getattr(self, name)
         return mean_interval(values.mean(-1) if values.ndim == 2 else values)
 
-    def plot(self) -> "Figure":
-        """The three measures beside those of random circuits, with 95% intervals."""
-        return drawn_by("circuit_plots.plot_evaluation")(self)
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The three measures beside those of random circuits, with 95% intervals.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("circuit_plots.plot_evaluation")(self, figure=figure)
 
     @property
     def as_good_at_random(self) -> float:

@@ -22,7 +22,7 @@ from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 #: What is compared: edges, or the nodes that they join.
 Compared: TypeAlias = Literal["edges", "nodes"]
@@ -76,9 +76,14 @@ class CircuitOverlap(Viewable, Saved):
         lists = {"both": self.shared, "first": self.only_first, "second": self.only_second}
         return pd.DataFrame([{"name": name, "circuit": which} for which, names in lists.items() for name in names])
 
-    def plot(self) -> "Figure":
-        """How many are shared and how many are not, and the shares of random circuits."""
-        return drawn_by("circuit_plots.plot_overlap")(self)
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """How many are shared and how many are not, and the shares of random circuits.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("circuit_plots.plot_overlap")(self, figure=figure)
 
 
 @checked

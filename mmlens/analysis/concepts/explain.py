@@ -12,6 +12,7 @@ from mmlens.analysis.store.store import ActivationStore
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.models.hooked import WritingModel
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StateExplanation(Viewable):
+class StateExplanation(Viewable, Saved):
     """The concepts that a state holds most of.
 
     Attributes:
@@ -41,6 +42,13 @@ class StateExplanation(Viewable):
         entries = zip(self.concepts, self.activations, self.words, strict=True)
         lines = [f"  {number}: {value:.3g}  {', '.join(words)}" for number, value, words in entries]
         return "\n".join([f"StateExplanation({self.token!r}, {self.unexplained:.1%} of its energy left)", *lines])
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row per concept: its number, how active it is, and what it writes."""
+        import pandas as pd
+
+        words = [", ".join(words) for words in self.words]
+        return pd.DataFrame({"concept": self.concepts, "activation": self.activations, "words": words})
 
 
 @checked
@@ -88,7 +96,7 @@ def explain_state(
 
 
 @dataclass(frozen=True)
-class ConceptSweep(Viewable):
+class ConceptSweep(Viewable, Saved):
     """Concepts at several points.
 
     Attributes:

@@ -13,6 +13,7 @@ from mmlens.analysis.store.store import ActivationStore
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Fraction, Several
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _check(states: States | MappedStates, n_concepts: int, method: ConceptMethod
 
 
 @dataclass(frozen=True)
-class ConceptCount(Viewable):
+class ConceptCount(Viewable, Saved):
     """What is left of the states with more and more concepts.
 
     Attributes:

@@ -7,13 +7,15 @@ from PIL import Image
 
 from mmlens.analysis.heatmap import HeatMap
 from mmlens.analysis.statistics.intervals import Interval
-from mmlens.core.contract import checked_result
+from mmlens.core.contract import checked, checked_result
+from mmlens.core.pictures import drawn_by
 from mmlens.core.saved import Saved
 from mmlens.core.units import Unit
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
 
 @checked_result
@@ -117,6 +119,15 @@ class FeaturePage(Viewable, Saved):
                 f"(random {best.control_changed.mean:.0%})" + (f": {new}" if new else "")
             )
         return f"FeaturePage({self.feature}: fires in {rates}, over {self.n_samples} samples{says}{does})"
+
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """How often it fires, and the pictures on which it is strongest with its codes, beside the random feature (grey).
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("features.plot_page")(self, figure=figure)
 
     def to_frame(self) -> "pd.DataFrame":
         """A row per strength and sample: what is answered without, with the feature, and with the random one."""

@@ -18,7 +18,9 @@ from mmlens.analysis.lenses.contextual_index import ContextualIndex
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count
+from mmlens.core.pictures import drawn_by
 from mmlens.core.rules import Positions, as_rule
+from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike
@@ -27,6 +29,7 @@ from mmlens.models.hooked import HookedMultimodal
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
 #: Numbers of an index that are in memory at a time.
 _PIECE = 1 << 24
@@ -81,6 +84,15 @@ class LatentReading(Viewable, Saved):
             hits = [any(w.word.casefold() in wanted for w in row[:k]) for sample in samples for row in sample]
             shares[name] = sum(hits) / len(hits)
         return shares
+
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The word in context that each row of the first sample is most like, coloured by the cosine.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("lens.plot_latent")(self, figure=figure)
 
     def to_frame(self) -> "pd.DataFrame":
         """A row per point, sample, row and word: its context, where its state is from, and the cosine."""

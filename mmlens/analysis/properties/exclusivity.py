@@ -18,6 +18,7 @@ from mmlens.analysis.samples.sample import Dataset
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Fraction, Several
+from mmlens.core.saved import Saved
 from mmlens.core.unit_sets import Units
 from mmlens.core.view import Viewable
 from mmlens.models.hooked import WritingModel
@@ -32,7 +33,7 @@ KAPPAS = (0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40, 0.45)
 
 
 @dataclass(frozen=True)
-class Exclusivity(Viewable):
+class Exclusivity(Viewable, Saved):
     """How many of each concept's neurons are its own.
 
     Attributes:

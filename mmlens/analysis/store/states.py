@@ -10,11 +10,13 @@ from jaxtyping import Bool, Float, Int
 
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
+from mmlens.core.pictures import drawn_by
 from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure, SubFigure
 
 
 @checked_result
@@ -101,6 +103,15 @@ class States(Viewable, Saved):
         """The values as a numpy array; bfloat16, which numpy lacks, becomes float32."""
         values = self.values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+    @checked
+    def plot(self, *, figure: "Figure | SubFigure | None" = None) -> "Figure":
+        """The states along their two leading directions, coloured by word.
+
+        Args:
+            figure: a matplotlib figure or subfigure to draw into; a new one by default.
+        """
+        return drawn_by("states.plot_states")(self, figure=figure)
 
     def to_frame(self) -> "pd.DataFrame":
         """A row per state: key, name, token, step and caption, then the values, numbered."""
