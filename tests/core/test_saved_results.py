@@ -20,7 +20,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
 from mmlens.core.saved import Saved
 from mmlens.recipes.study import Study
-from tests.results import IDENTITY, RESULTS, all_of, tune
+from tests.results import AT, IDENTITY, RESULTS, all_of, tune
 from tests.viz import made
 
 ROOT = Path(__file__).parents[2]
