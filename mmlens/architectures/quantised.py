@@ -27,7 +27,7 @@ def is_quantised(layer: nn.Module) -> bool:
     return not isinstance(weight, torch.Tensor) or _are_codes(weight)
 
 
-def codes_of(layer: nn.Module) -> str:
+def quantised_codes(layer: nn.Module) -> str:
     """What a quantised layer keeps in place of its weight, in words."""
     weight = _kept(layer)
     if not isinstance(weight, torch.Tensor):
@@ -68,8 +68,8 @@ def dequantised(layer: nn.Module, purpose: str) -> Float[torch.Tensor, "out in"]
             raise TypeError(f"it gives a {type(numbers).__name__} of {numbers.dtype}")
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, ImportError) as error:
         raise UnsupportedModelError(
-            f"{purpose} is quantised ({codes_of(layer)}) and cannot be read: {str(error).strip().splitlines()[0]}. Load the "
-            "model in a floating dtype."
+            f"{purpose} is quantised ({quantised_codes(layer)}) and cannot be read: {str(error).strip().splitlines()[0]}. "
+            "Load the model in a floating dtype."
         ) from error
     return numbers
 

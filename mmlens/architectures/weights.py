@@ -9,7 +9,7 @@ from torch import nn
 
 from mmlens.architectures.adapter_layers import acting_layer, adapters_add, base_layer
 from mmlens.architectures.modules import find_module, in_features, out_features, submodule
-from mmlens.architectures.quantised import by_unit_vectors, codes_of, dequantised, is_quantised
+from mmlens.architectures.quantised import by_unit_vectors, dequantised, is_quantised, quantised_codes
 from mmlens.architectures.tensor_parallel import whole
 from mmlens.core.errors import InputError, UnsupportedModelError
 from mmlens.declarations.structure import Attention, Mlp
@@ -30,8 +30,8 @@ def plain_weight(linear: nn.Module, purpose: str) -> torch.Tensor:
     layer = base_layer(linear)
     if is_quantised(layer):
         raise UnsupportedModelError(
-            f"{purpose} is quantised ({codes_of(layer)}) and cannot be edited: what is added to a row would be rounded to its "
-            "codes. Load the model in a floating dtype, or change what its neurons do while it runs (Scale, Ablate, Add)."
+            f"{purpose} is quantised ({quantised_codes(layer)}) and cannot be edited: what is added to a row would be rounded to "
+            "its codes. Load the model in a floating dtype, or change what its neurons do while it runs (Scale, Ablate, Add)."
         )
     return _as_matrix(_in_memory(layer.weight, purpose, "edit"), layer)
 

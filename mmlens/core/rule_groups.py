@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeAlias
 
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, With
-from mmlens.core.rules import PROMPT, Positions, Rule, as_rule, readable
+from mmlens.core.rules import PROMPT, Positions, Rule, as_rule, require_readable
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Grid:
 Groups: TypeAlias = Annotated[
     Mapping[str, Positions] | Sequence[Rule | str | int | slice] | Positions | Each | Grid,
     Accepts(object),
-    With(lambda arguments, positions, name: readable(as_groups, positions)),
+    With(lambda arguments, positions, name: require_readable(as_groups, positions)),
 ]
 
 

@@ -254,11 +254,11 @@ class RandomRows(Rule):
 Positions: TypeAlias = Annotated[
     Rule | str | int | slice | torch.Tensor | Sequence[int] | Sequence[torch.Tensor],
     Accepts(object),
-    With(lambda arguments, positions, name: readable(as_rule, positions)),
+    With(lambda arguments, positions, name: require_readable(as_rule, positions)),
 ]
 
 
-def readable(reads: Callable[[Any], Any], positions: Any) -> Any:
+def require_readable(reads: Callable[[Any], Any], positions: Any) -> Any:
     """The positions, if they can be read as a rule, or as groups."""
     reads(positions)
     return positions

@@ -29,7 +29,7 @@ from mmlens.discover.painting import IsImage, painted_places, placeless
 from mmlens.discover.pieces import NotFound
 from mmlens.discover.report import declaration, described, found_in
 from mmlens.discover.runs import ExampleRuns, Seen
-from mmlens.discover.search import Fixed, image_rows, language_of, stack_of, vision_of
+from mmlens.discover.search import Fixed, image_positions, language_of, stack_of, vision_of
 from mmlens.inputs.patch_geometry import Places
 
 __all__ = ["described", "discover", "example_for"]
@@ -80,7 +80,7 @@ def _discovered(model: nn.Module, example: Mapping[str, Any], processor: Any | N
         stacks = vision_of(runs, language)
         names = ["blocks"] if len(stacks) == 1 else [f"stages.{n}.blocks" for n in range(len(stacks))]
         declarations = [stack_of(runs, stack_run, name) for stack_run, name in zip(stacks, names, strict=True)]
-        is_image, rows = image_rows(runs, language)
+        is_image, rows = image_positions(runs, language)
         projector, reads = connector_of(runs, stacks, language, rows)
         parts["projector"] = replace(projector, deepstack=deepstack_of(runs, stacks[-1], language))
         stack = declarations[0] if len(declarations) == 1 else tuple(declarations)

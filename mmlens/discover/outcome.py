@@ -7,7 +7,7 @@ from mmlens.declarations.family import Family
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """What became of a family that was tried.
 
     Attributes:
@@ -22,4 +22,4 @@ class Outcome:
 
 
 #: Tries a family on a model: wraps it and verifies it, which the room of the hooked model does.
-Try = Callable[[Family], Outcome]
+Try = Callable[[Family], TrialOutcome]

@@ -206,7 +206,7 @@ class IsMarked:
         return torch.zeros_like(tensors["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
-def image_rows(runs: ExampleRuns, language: Seen) -> tuple[IsToken | IsMarked, torch.Tensor]:
+def image_positions(runs: ExampleRuns, language: Seen) -> tuple[IsToken | IsMarked, torch.Tensor]:
     """Which positions stand for pictures, and how the stream at these positions changes with the pixels.
 
     Raises:

@@ -169,7 +169,7 @@ def traced(
     recorder = _Recorder({id(module): path for path, module in modules}, copy_paths)
     with ExitStack() as stack:
         if change is not None:
-            stack.callback(changed(*change).remove)
+            stack.callback(change_output(*change).remove)
         for _, module in modules:
             stack.callback(module.register_forward_pre_hook(recorder.begin, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(recorder.end, with_kwargs=True).remove)
@@ -185,7 +185,7 @@ def _tensors(call: Call) -> list[torch.Tensor]:
     return [*call.received.values(), *([] if call.returned is None else [call.returned])]
 
 
-def changed(module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def change_output(module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """Change what a module returns from now on; returns the handle that undoes it.
 
     In front of other hooks: transformers records hidden states by hooks of its own, and some models read the record.
@@ -206,7 +206,7 @@ def called_again(
     """The attention calls of a recorded call, made again with what a module inside returns changed."""
     calls: list[AttentionCall] = []
     args, kwargs = call.arguments
-    handle = changed(module, function)
+    handle = change_output(module, function)
     try:
         with told_of_attention(model, calls.append):
             call.module(*args, **kwargs)

@@ -14,10 +14,10 @@ blocks frozen that no change reaches (`frozen`). A way is taken once it is shown
 
 A change takes the activation of one sample, without the batch axis, at the rows that it names:
 `Change("blocks.3.hook_resid_pre", rows, lambda x: values)` with `x` `[row d_model]`; at `hook_z` `[row head d_head]`, at
-`hook_pattern` `[head row key]`. `rows_of` cuts the same piece out of a cached activation.
+`hook_pattern` `[head row key]`. `activation_rows` cuts the same piece out of a cached activation.
 """
 
-from mmlens.execution.cells import Cell, Change, rows_of
+from mmlens.execution.cells import Cell, Change, activation_rows
 from mmlens.execution.clean_run import CleanRun
 
-__all__ = ["Cell", "Change", "CleanRun", "rows_of"]
+__all__ = ["Cell", "Change", "CleanRun", "activation_rows"]

@@ -50,7 +50,7 @@ def place_of(kind: str, layer: int | None, depth: int) -> ChangeLocation:
 
 
 @dataclass(frozen=True)
-class Step:
+class BlockStep:
     """What is computed of one block for one cell; row tensors are sorted, and the same object where they are equal.
 
     Attributes:
@@ -76,7 +76,7 @@ class Schedule:
         final: rows that pass through the final norm and the unembedding; None if the answer is the clean one.
     """
 
-    steps: dict[int, Step]
+    steps: dict[int, BlockStep]
     final: torch.Tensor | None
 
     @property
@@ -164,7 +164,7 @@ class AffectedRows:
         for where, rows in changes:
             at[where] = at.get(where, empty) | (~empty if rows is None else _flags(rows, self.length))
         needs = self.needed(sample)
-        steps: dict[int, Step] = {}
+        steps: dict[int, BlockStep] = {}
         differs = empty
         for layer in range(depth):
             pre, keys, rows, post = (
@@ -176,7 +176,7 @@ class AffectedRows:
             if not (reach | inside).any():
                 differs = post & needs[layer]
                 if post.any():
-                    steps[layer] = Step(self._held(empty), None, self._held(empty), self._held(differs))
+                    steps[layer] = BlockStep(self._held(empty), None, self._held(empty), self._held(differs))
                 continue
             work = (self._lookers(layer, sample, reach) | reach | rows) & needs[layer]
             if not work.any() and not post.any():
@@ -186,7 +186,7 @@ class AffectedRows:
             before, differs = differs, work | (post & needs[layer])
             ran = work if alone else work | reach | inside | post
             keys_first = self._held(reach) if alone else None
-            steps[layer] = Step(self._held(ran), keys_first, self._held(before), self._held(differs))
+            steps[layer] = BlockStep(self._held(ran), keys_first, self._held(before), self._held(differs))
         final = at.get(ChangeLocation(depth, "final"), empty)
         read = _flags(self.read[sample], self.length)
         if not (differs & read).any() and not final.any():

@@ -33,7 +33,7 @@ _ROWS_ON_CPU = 2048
 
 
 @dataclass(frozen=True)
-class Call:
+class CellCall:
     """What runs at once: a packed call, or a pass of the batch.
 
     Attributes:
@@ -155,7 +155,7 @@ class CellRuns:
 
     def calls(
         self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int, budget: float | None
-    ) -> Iterator[Call]:
+    ) -> Iterator[CellCall]:
         """What has to run for cells, one after another; `kind`, `cells` and `read` as for `run`.
 
         Args:
@@ -176,9 +176,9 @@ class CellRuns:
             lambda cell: self.batch.apart and any(graph[change.at].part == "language" for change in cell.changes),
         )
 
-    def _passes(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int) -> Iterator[Call]:
+    def _passes(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int) -> Iterator[CellCall]:
         for numbers in self.rounds(cells):
-            yield Call(numbers, partial(self._pass, kind, [cells[number] for number in numbers], read))
+            yield CellCall(numbers, partial(self._pass, kind, [cells[number] for number in numbers], read))
 
     def _pass(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int) -> list[torch.Tensor | None]:
         logits = self.frozen.run(cells) if kind == "frozen" else run_whole(self.model, self.batch, cells)
@@ -187,7 +187,7 @@ class CellRuns:
 
     def _packed(
         self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int, budget: float | None
-    ) -> Iterator[Call]:
+    ) -> Iterator[CellCall]:
         if isinstance(read, int):
             raise InputError("The language model's blocks cannot be run by themselves.")
         runner = self.packed(read)
@@ -195,11 +195,11 @@ class CellRuns:
             jobs = dict(enumerate(runner.job(cell) for cell in cells))
             self._require_budget(runner, max(job.schedule.most for job in jobs.values()), budget)
             for numbers in chunks(jobs, self._rows(runner, budget), runner.depth):
-                yield Call(numbers, partial(runner.run, [jobs.pop(number) for number in numbers]))
+                yield CellCall(numbers, partial(runner.run, [jobs.pop(number) for number in numbers]))
             return
         self._require_budget(runner, max(self.at_most(runner, cell).schedule.most for cell in cells), budget)
         for numbers in self.rounds(cells):
-            yield Call(numbers, partial(self._behind_front, runner, [cells[number] for number in numbers], budget))
+            yield CellCall(numbers, partial(self._behind_front, runner, [cells[number] for number in numbers], budget))
 
     def _behind_front(self, runner: Packed, cells: Sequence[Cell], budget: float | None) -> list[torch.Tensor | None]:
         """A pass up to the merged embeddings, and the language model's rows for what came of it."""

@@ -131,7 +131,7 @@ def piece_of(node: Node, batch: MultimodalBatch, sample: int, rows: torch.Tensor
     return Piece(entries_of(node, batch, sample, shape[0]), rows, axis)
 
 
-def rows_of(
+def activation_rows(
     activation: torch.Tensor,
     node: Node,
     batch: MultimodalBatch,

@@ -13,7 +13,7 @@ from mmlens.core.identity import identity_of
 from mmlens.core.kinds import Count, Positive
 from mmlens.core.progress import ProgressBar
 from mmlens.core.shares import shared
-from mmlens.execution.cell_runs import Call
+from mmlens.execution.cell_runs import CellCall
 from mmlens.execution.cells import Cell
 from mmlens.execution.plan import Plan
 from mmlens.execution.strategies import ExecutionStrategies
@@ -103,7 +103,7 @@ class CleanRun:
             for kind, numbers in self._ways.sorted(cells, self._ends).items():
                 group = [cells[number] for number in numbers]
 
-                def read(call: Call, group: list[Cell] = group) -> torch.Tensor:
+                def read(call: CellCall, group: list[Cell] = group) -> torch.Tensor:
                     answers = [
                         clean[group[number].sample] if answer is None else answer
                         for number, answer in zip(call.cells, call.run(), strict=True)
@@ -158,7 +158,7 @@ class CleanRun:
             trace = self.model.trace_generation(self.batch, names="hook_logits", max_new_tokens=max_new_tokens)
         return trace.tokens[cell.sample, : int(trace.lengths[cell.sample])]
 
-    def _described(self, calls: Sequence[Call]) -> str:
+    def _described(self, calls: Sequence[CellCall]) -> str:
         """What some calls are of."""
         return f"a sweep of {[len(call.cells) for call in calls]} cells over a batch {self._identity}"
 

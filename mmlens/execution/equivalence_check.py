@@ -115,7 +115,7 @@ def evidence(trials: Sequence[Sequence[Cell]], way: Way, reference: Way, clean: 
 
 
 @dataclass(frozen=True)
-class Agreement:
+class RecomputedRows:
     """Rows that were computed again, and as they were recorded.
 
     Attributes:
@@ -140,7 +140,7 @@ class Agreement:
         return Evidence(float(gap[worst]), float(effect[worst]), float(bound[worst]))
 
 
-def agreement(pairs: Iterable[Agreement]) -> Evidence:
+def weakest_evidence(pairs: Iterable[RecomputedRows]) -> Evidence:
     """The first evidence that does not hold, or else that of the largest difference."""
     largest = Evidence(0.0, 0.0, 0.0)
     for pair in pairs:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mmlens.execution.affected_rows import ChangeLocation, Schedule, Step
+from mmlens.execution.affected_rows import BlockStep, ChangeLocation, Schedule
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.recording import Recording
 from mmlens.execution.whole import new_rows
@@ -70,7 +70,7 @@ class Streams:
         self.recording = recording
         self.length = recording.returned.shape[1]
 
-    def entering(self, layer: int, job: Job, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+    def entering(self, layer: int, job: Job, step: BlockStep) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows that are needed of a cell's stream in front of a block, and their values, changes at the stream done."""
         changes = job.inner.get(ChangeLocation(layer, "pre"), [])
         start = job.given if layer == 0 else None
@@ -96,7 +96,7 @@ class Streams:
         carry_out(changes, rows, stream)
         return rows, stream
 
-    def hand_on(self, layer: int, job: Job, step: Step, out: torch.Tensor | None) -> None:
+    def hand_on(self, layer: int, job: Job, step: BlockStep, out: torch.Tensor | None) -> None:
         """Keep what differs of a cell's stream behind a block."""
         changes = job.inner.get(ChangeLocation(layer, "post"), [])
         if out is not None and not changes:

@@ -14,10 +14,10 @@ from torch import nn
 
 from mmlens.architectures.attention_interface import lent_attention
 from mmlens.core.errors import MMLensError
-from mmlens.execution.affected_rows import AffectedRows, ChangeLocation, Schedule, Step, place_of
+from mmlens.execution.affected_rows import AffectedRows, BlockStep, ChangeLocation, Schedule, place_of
 from mmlens.execution.cell_attention import KernelCall, KeysKnown, PackedAttention
 from mmlens.execution.cells import Cell, Change
-from mmlens.execution.equivalence_check import Agreement
+from mmlens.execution.equivalence_check import RecomputedRows
 from mmlens.execution.inside import at_rows, changes_inside
 from mmlens.execution.jobs import Job, Streams, cut
 from mmlens.execution.packed_attention import QueryGroup, RowSpan, query_groups, spans_of
@@ -92,14 +92,14 @@ class Packed:
         self._layout = None
         return self._answers(jobs)
 
-    def again(self, rows: Sequence[torch.Tensor]) -> Iterator[Agreement]:
+    def again(self, rows: Sequence[torch.Tensor]) -> Iterator[RecomputedRows]:
         """Rows of the clean run computed anew in every block, each block from what it received in that run.
 
         Args:
             rows: of each sample.
         """
         empty = rows[0][:0]
-        steps = [Step(sample_rows, None, sample_rows, empty) for sample_rows in rows]
+        steps = [BlockStep(sample_rows, None, sample_rows, empty) for sample_rows in rows]
         jobs = [
             Job(Cell(sample, ()), Schedule({}, None), {}, empty, self.recording.returned.new_empty(0))
             for sample in range(len(rows))
@@ -114,7 +114,7 @@ class Packed:
                 outputs = self._run_block(layer, list(zip(jobs, steps, strict=True)), inputs, None)
             behind = self.streams.behind(layer)
             expected = [behind[sample, sample_rows] for sample, sample_rows in enumerate(rows)]
-            yield Agreement(outputs, torch.cat(expected), torch.cat([stream for _, stream in inputs.values()]))
+            yield RecomputedRows(outputs, torch.cat(expected), torch.cat([stream for _, stream in inputs.values()]))
         self._layout = None
 
     # -- one block -----------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class Packed:
     def _keys_first(
         self,
         layer: int,
-        pairs: Sequence[tuple[Job, Step]],
+        pairs: Sequence[tuple[Job, BlockStep]],
         inputs: dict[int, tuple[torch.Tensor, torch.Tensor]],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of rows that do not run themselves: the block is left as soon as they are known."""
@@ -164,7 +164,7 @@ class Packed:
     def _run_block(
         self,
         layer: int,
-        pairs: Sequence[tuple[Job, Step]],
+        pairs: Sequence[tuple[Job, BlockStep]],
         inputs: dict[int, tuple[torch.Tensor, torch.Tensor]],
         stash: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> torch.Tensor:
@@ -187,7 +187,7 @@ class Packed:
             self.lent.call = None
 
     def _grouped(
-        self, samples: Sequence[int], steps: Sequence[Step], device: torch.device
+        self, samples: Sequence[int], steps: Sequence[BlockStep], device: torch.device
     ) -> tuple[list[RowSpan], list[RowSpan], list[QueryGroup]]:
         """Spans and groups of a call; those of the block before where they are the same."""
         key = (device, *samples, *(id(step.rows) for step in steps), *(id(step.keys) for step in steps))
@@ -200,7 +200,7 @@ class Packed:
         return self._layout[1][:3]
 
     def _served(
-        self, layer: int, pairs: Sequence[tuple[Job, Step]], spans: Sequence[RowSpan]
+        self, layer: int, pairs: Sequence[tuple[Job, BlockStep]], spans: Sequence[RowSpan]
     ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None, torch.Tensor | None]:
         """Rows that enter a block as they did in the clean run, whose queries, keys and values need not be made again.
 

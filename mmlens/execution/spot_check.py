@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mmlens.execution.cell_runs import CellRuns
-from mmlens.execution.equivalence_check import Agreement, Evidence, agreement, front_trials
+from mmlens.execution.equivalence_check import Evidence, RecomputedRows, front_trials, weakest_evidence
 from mmlens.execution.recording import Entered, Recorder, Recording
 from mmlens.execution.whole import hooks_for
 from mmlens.models.claims import claimed
@@ -36,8 +36,8 @@ def rows_alike(runs: CellRuns, clean: torch.Tensor) -> Evidence:
         tokens = is_token.nonzero().flatten()
         rows.append(tokens[[round(spot * (len(tokens) - 1)) for spot in _SPOTS]].unique())
     ends = recording.returned[torch.arange(runs.batch.size), layout.last.to(recording.returned.device)]
-    logits = Agreement(packed.logits(ends).to(clean.device), clean)
-    return agreement([*packed.again(rows), logits])
+    logits = RecomputedRows(packed.logits(ends).to(clean.device), clean)
+    return weakest_evidence([*packed.again(rows), logits])
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def blocks_alike(runs: CellRuns, clean: torch.Tensor) -> Evidence:
     last_block = [name for name in frozen.returned if name.startswith("blocks.")][-1:]
     with claimed(runs.model, "A sweep"), frozen.freezing([name for name in frozen.returned if name not in last_block]):
         logits = runs.model(runs.batch)
-    return agreement([Agreement(_ends(runs, logits), clean)])
+    return weakest_evidence([RecomputedRows(_ends(runs, logits), clean)])
 
 
 @torch.no_grad()
@@ -68,7 +68,7 @@ def language_apart(runs: CellRuns, clean: torch.Tensor) -> Evidence:
     frozen = runs.frozen
     trials = front_trials(runs.model, runs.batch, lambda name: not frozen.reach.past_embeddings(name))
     if not trials:
-        return agreement([])
+        return weakest_evidence([])
     embeddings = frozen.embeddings(trials[0])
     names = [name for name, module in frozen.modules.items() if module in decoder.blocks]
     recorder = Recorder(decoder)
@@ -79,16 +79,16 @@ def language_apart(runs: CellRuns, clean: torch.Tensor) -> Evidence:
     ):
         logits = runs.model(runs.batch)
     first = recorder.entered[0].stream
-    pairs = [Agreement(embeddings, first, recording.entered[0].stream), Agreement(_ends(runs, logits), clean)]
+    pairs = [RecomputedRows(embeddings, first, recording.entered[0].stream), RecomputedRows(_ends(runs, logits), clean)]
     pairs += [
-        Agreement(now.stream, then.stream)
+        RecomputedRows(now.stream, then.stream)
         for now, then in zip(recorder.entered[1:], recording.entered[1:], strict=True)
     ]
     if not all(map(_called_alike, recorder.entered, recording.entered)):
         raise NotAloneError(
             "what is in the picture reaches blocks of the language model by other ways than its embeddings"
         )
-    return agreement(pairs)
+    return weakest_evidence(pairs)
 
 
 def _recorded(runs: CellRuns) -> tuple[Decoder, Recording]:

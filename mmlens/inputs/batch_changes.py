@@ -22,7 +22,7 @@ OF_PROMPT = ("attention_mask", *PER_POSITION)
 _CONTINUED = ("cross_attention_mask", "image_attention_mask")
 
 
-def with_pictures(
+def with_exchanged_pictures(
     family: Family, config: Config, processor: Any, batch: MultimodalBatch, pictures: list[list[Image.Image]]
 ) -> MultimodalBatch:
     """The same tokens with other pictures, which must take exactly the places of the old ones.

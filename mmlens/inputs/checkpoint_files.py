@@ -24,14 +24,14 @@ def content(path: str | Path, name: str, options: Mapping[str, Any]) -> dict[str
     Raises:
         InputError: if it is not valid JSON.
     """
-    text = written(path, name, options)
+    text = file_text(path, name, options)
     try:
         return json.loads(text) if text is not None else {}
     except ValueError as error:
         raise InputError(f"{name} of {path} is no valid JSON: {error}.") from error
 
 
-def written(path: str | Path, name: str, options: Mapping[str, Any]) -> str | None:
+def file_text(path: str | Path, name: str, options: Mapping[str, Any]) -> str | None:
     """The text of a file of a checkpoint; None if there is no such file."""
     try:
         file = cached_file(path, name, _raise_exceptions_for_missing_entries=False, **hub_options(options))

@@ -12,7 +12,7 @@ from mmlens.core.rules import Image, Rule
 from mmlens.inputs.batch import MultimodalBatch, forced_on
 from mmlens.inputs.patch_geometry import Places, RowGrid
 from mmlens.inputs.pixels import covered, touched
-from mmlens.inputs.point_rows import PointRows, pairs_of, place_part, places_of
+from mmlens.inputs.point_rows import PointRows, entry_rows, place_part, places_of
 
 _NONE = torch.zeros(0, dtype=torch.long)
 
@@ -61,7 +61,7 @@ def pictures(rule: Image, point: PointRows) -> list[torch.Tensor]:
 def _found(point: PointRows, sample: int, grids: Sequence[RowGrid], where: Sequence[torch.Tensor] = ()) -> torch.Tensor:
     """The numbers of a sample's rows that lie in grids, or in some of their cells."""
     is_packed = point.entries is None
-    pairs = [pairs_of(grid, is_packed=is_packed) for grid in grids]
+    pairs = [entry_rows(grid, is_packed=is_packed) for grid in grids]
     pairs = [sample_pairs[index] for sample_pairs, index in zip(pairs, where, strict=True)] if where else pairs
     return point.numbers(sample, torch.cat(pairs)) if pairs else _NONE
 
@@ -222,7 +222,7 @@ def boxes_of_rows(point: PointRows, pairs: torch.Tensor) -> Float[torch.Tensor, 
         return None
     views = places[0].views(part)
     for grid in views if len(views) == 1 else ():
-        where = {pair: at for at, pair in enumerate(map(tuple, pairs_of(grid).tolist()))}
+        where = {pair: at for at, pair in enumerate(map(tuple, entry_rows(grid).tolist()))}
         rows = [where.get(pair) for pair in map(tuple, pairs.tolist())]
         if None not in rows:
             return grid.boxes[rows]

@@ -213,7 +213,7 @@ def _placed_rows(batch: MultimodalBatch, node: Node, *, is_packed: bool) -> tupl
     result = []
     for sample in range(batch.size):
         sample_pairs = [
-            pairs_of(grid, is_packed=is_packed) for places in places_of(batch, sample) for grid in places.views(part)
+            entry_rows(grid, is_packed=is_packed) for places in places_of(batch, sample) for grid in places.views(part)
         ]
         result.append(torch.cat(sample_pairs).unique(dim=0) if sample_pairs else _NO_ROWS)
     return tuple(result)
@@ -224,7 +224,7 @@ def places_of(batch: MultimodalBatch, sample: int) -> list[Places]:
     return [places for places in batch.layout.places if places.sample == sample]
 
 
-def pairs_of(grid: RowGrid, *, is_packed: bool = False) -> Int[torch.Tensor, "row 2"]:
+def entry_rows(grid: RowGrid, *, is_packed: bool = False) -> Int[torch.Tensor, "row 2"]:
     """(entry, row) of the rows of a grid; entry 0 where there is no batch axis."""
     entry = 0 if is_packed or grid.index is None else grid.index
     entries = entry if isinstance(entry, torch.Tensor) else torch.full_like(grid.rows, entry)
@@ -261,5 +261,5 @@ def _placed_entries(batch: MultimodalBatch, part: Part) -> list[list[int]] | Non
         if not views or any(grid.index is None for grid in views):
             return None
         for grid in views:
-            entries[place.sample] |= set(pairs_of(grid)[:, 0].tolist())
+            entries[place.sample] |= set(entry_rows(grid)[:, 0].tolist())
     return [sorted(numbers) for numbers in entries] if batch.layout.places else None

@@ -17,7 +17,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Must
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
-from mmlens.inputs.checkpoint_files import content, written
+from mmlens.inputs.checkpoint_files import content, file_text
 
 #: A processor of transformers, or what serves as one.
 Processor: TypeAlias = Annotated[
@@ -195,7 +195,7 @@ def _chat_template(path: str | Path, options: Mapping[str, Any]) -> str | None:
     for name in ("processor_config.json", "chat_template.json"):
         if template := content(path, name, options).get("chat_template"):
             return template
-    return written(path, "chat_template.jinja", options)
+    return file_text(path, "chat_template.jinja", options)
 
 
 def _video_settings(path: str | Path, options: Mapping[str, Any]) -> dict[str, Any]:

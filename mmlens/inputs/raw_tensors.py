@@ -11,7 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.declarations.family import Family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.batch import MultimodalBatch, make_batch
-from mmlens.inputs.batch_changes import with_pictures
+from mmlens.inputs.batch_changes import with_exchanged_pictures
 from mmlens.inputs.layout import TokenLayout
 from mmlens.inputs.sample_pictures import Images, pictures_by_sample
 
@@ -103,7 +103,7 @@ def with_known_pictures(
         InputError: if the processor makes other pixels of them.
     """
     pictures = pictures_by_sample(images, batch.size)
-    other = with_pictures(family, config, processor, batch, pictures)
+    other = with_exchanged_pictures(family, config, processor, batch, pictures)
     for name, pixels in batch.inputs.items():
         if pixels.is_floating_point() and name in other.inputs and name != "inputs_embeds":
             numbers, expected = pixels.float().cpu(), other.inputs[name].float().cpu()

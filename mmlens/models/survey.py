@@ -141,7 +141,7 @@ _HEADER = (
 )
 
 
-def rows(records: Sequence[FamilyRecord]) -> list[tuple[str, ...]]:
+def table_rows(records: Sequence[FamilyRecord]) -> list[tuple[str, ...]]:
     """The table's cells, its header first."""
     return [
         _HEADER,
@@ -165,7 +165,7 @@ def rows(records: Sequence[FamilyRecord]) -> list[tuple[str, ...]]:
 
 def as_text(records: Sequence[FamilyRecord]) -> str:
     """The table for a terminal."""
-    cells = rows(records)
+    cells = table_rows(records)
     widths = [max(len(row[column]) for row in cells) for column in range(len(_HEADER))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
@@ -174,6 +174,6 @@ def as_text(records: Sequence[FamilyRecord]) -> str:
 
 def as_markdown(records: Sequence[FamilyRecord]) -> str:
     """The table for the documentation."""
-    header, *body = rows(records)
+    header, *body = table_rows(records)
     lines = [header, tuple("---" for _ in header), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

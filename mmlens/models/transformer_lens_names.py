@@ -10,16 +10,16 @@ from mmlens.models.delegation import method_of, property_of
 from mmlens.models.part_view import BlockWeights, PartView
 from mmlens.models.protocol import HookedModel
 from mmlens.models.vocabulary import TokenIds, Vocabulary
-from mmlens.models.weights import Weights
+from mmlens.models.weights import ModelWeights
 
 
 def _vocabulary(model: HookedModel) -> Vocabulary:
     return Vocabulary(model.base, model.processor)
 
 
-def _weights(model: HookedModel) -> Weights:
+def _weights(model: HookedModel) -> ModelWeights:
     claims_of(model.base).await_weights()
-    return Weights(model.base, model.family, model.config)
+    return ModelWeights(model.base, model.family, model.config)
 
 
 def _language(model: HookedModel) -> PartView:
@@ -29,12 +29,12 @@ def _language(model: HookedModel) -> PartView:
 class TransformerLensNames:
     """What a hooked model has of its weights and its vocabulary; both have files of their own."""
 
-    part = method_of(_weights, Weights.part)
-    ln_final = property_of(_weights, Weights.ln_final)
-    unembed = property_of(_weights, Weights.unembed)
-    W_E = property_of(_weights, Weights.W_E)
-    W_U = property_of(_weights, Weights.W_U)
-    b_U = property_of(_weights, Weights.b_U)
+    part = method_of(_weights, ModelWeights.part)
+    ln_final = property_of(_weights, ModelWeights.ln_final)
+    unembed = property_of(_weights, ModelWeights.unembed)
+    W_E = property_of(_weights, ModelWeights.W_E)
+    W_U = property_of(_weights, ModelWeights.W_U)
+    b_U = property_of(_weights, ModelWeights.b_U)
 
     @property
     def cfg(self: HookedModel) -> TransformerBridgeConfig:

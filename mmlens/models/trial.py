@@ -8,7 +8,7 @@ from torch import nn
 
 from mmlens.core.errors import MMLensError
 from mmlens.declarations.family import Family
-from mmlens.discover.outcome import Outcome
+from mmlens.discover.outcome import TrialOutcome
 from mmlens.models.protocol import HookedModel
 from mmlens.models.verify import verify
 
@@ -29,18 +29,18 @@ class Trial:
     example: Mapping[str, Any]
     progress: bool = True
 
-    def __call__(self, family: Family) -> Outcome:
+    def __call__(self, family: Family) -> TrialOutcome:
         """Verify the model under a family."""
         try:
             hooked = self.wrap(self.model, family=family)
             report = verify(hooked, hooked.batch(dict(self.example)), progress=self.progress)
         except (MMLensError, RuntimeError) as error:
-            return Outcome(False, self._stopping(family), f"what was found does not run with hooks: {error}")
+            return TrialOutcome(False, self._stopping(family), f"what was found does not run with hooks: {error}")
         names = [point.name for point in report.points if not point.ok or point.calls != 1]
         ok = report.parity == 0 and not names and report.hooked_parity <= report.tolerance
         if not names:
             names = [name for name in hooked.graph.names if name.endswith("attn.hook_pattern")]
-        return Outcome(ok, names if report.parity == 0 else None, f"verify failed: {report!r}")
+        return TrialOutcome(ok, names if report.parity == 0 else None, f"verify failed: {report!r}")
 
     def _stopping(self, family: Family) -> list[str]:
         """The points at which a hook alone stops the run."""

@@ -17,7 +17,7 @@ from mmlens.models.part_view import PartView, part_view
 
 
 @dataclass(frozen=True)
-class Weights:
+class ModelWeights:
     """The weights of a model under TransformerLens's names.
 
     Attributes:

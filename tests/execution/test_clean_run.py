@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
 from mmlens.execution import Cell, Change, CleanRun
-from mmlens.execution.cell_runs import Call
+from mmlens.execution.cell_runs import CellCall
 from mmlens.execution.equivalence_check import Evidence
 from mmlens.inputs.batch import MultimodalBatch
 from tests.conftest import Subject
@@ -272,7 +272,7 @@ def test_calls_are_described_by_their_cells_and_what_the_batch_holds(run: CleanR
     """Processes that share a sweep compare it: the same batch, prepared again, is the same; another one is not."""
 
     def described(batch: MultimodalBatch) -> str:
-        return CleanRun(llava.model, batch)._described([Call([0, 1], list), Call([2], list)])
+        return CleanRun(llava.model, batch)._described([CellCall([0, 1], list), CellCall([2], list)])
 
     again = replace(run.batch, inputs={name: tensor.clone() for name, tensor in run.batch.inputs.items()})
     assert described(again) == described(run.batch)

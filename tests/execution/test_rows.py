@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from mmlens.execution.affected_rows import AffectedRows, ChangeLocation, Schedule, Step, place_of
+from mmlens.execution.affected_rows import AffectedRows, BlockStep, ChangeLocation, Schedule, place_of
 from mmlens.execution.cell_runs import CellRuns
 from mmlens.execution.cells import Cell
 from mmlens.execution.cost import Costs, total, weights_of
-from mmlens.execution.equivalence_check import Agreement, Evidence, agreement, evidence
+from mmlens.execution.equivalence_check import Evidence, RecomputedRows, evidence, weakest_evidence
 from mmlens.execution.jobs import Job, chunks, cut
 from mmlens.execution.packed_attention import RowSpan
 from mmlens.execution.plan import Plan
@@ -178,9 +178,9 @@ def test_far_fewer_rows_than_differ_are_computed_behind_their_keys() -> None:
     assert causal.schedule(0, [(ChangeLocation(1, "pre"), torch.tensor([5]))]).steps[1].keys is None
 
 
-def step(rows: list[int], keys: list[int] | None, differs: list[int]) -> Step:
+def step(rows: list[int], keys: list[int] | None, differs: list[int]) -> BlockStep:
     several = torch.tensor
-    return Step(several(rows), None if keys is None else several(keys), several(differs), several(rows))
+    return BlockStep(several(rows), None if keys is None else several(keys), several(differs), several(rows))
 
 
 def test_costs_by_hand() -> None:
@@ -248,12 +248,12 @@ def test_evidence_is_the_worst_of_all_trials() -> None:
 
 def test_rows_agree_up_to_the_rounding_of_what_was_added() -> None:
     recorded = torch.tensor([[4.0, 1.0], [2.0, -2.0]])
-    exact = Agreement(recorded.clone(), recorded).evidence()
+    exact = RecomputedRows(recorded.clone(), recorded).evidence()
     assert exact.holds
     assert exact.difference == 0
     off = recorded.clone()
     off[1, 0] += 0.5
-    found = Agreement(off, recorded).evidence()
+    found = RecomputedRows(off, recorded).evidence()
     assert found.difference == pytest.approx(0.5 - 2 * EPS * 2)
     assert (found.effect, found.allowed) == (2.0, pytest.approx(120 * EPS * 2))
     assert not found.holds
@@ -261,27 +261,27 @@ def test_rows_agree_up_to_the_rounding_of_what_was_added() -> None:
     before = recorded - torch.tensor([[1e-5, 0.0], [1.0, 0.0]])
     close = recorded.clone()
     close[0, 0] += 1e-5
-    hidden = Agreement(close, recorded, before).evidence()
+    hidden = RecomputedRows(close, recorded, before).evidence()
     assert hidden.difference < hidden.allowed
     assert hidden.effect == pytest.approx(1e-5, rel=0.1)
     assert not hidden.holds
     # the row that decides is the one that is worst for what it may be, not the one that differs most
     tops, starts = torch.tensor([[100.0], [100.0]]), torch.tensor([[99.99], [0.0]])
-    pair = Agreement(tops + torch.tensor([[1.0e-3], [1.2e-3]]), tops, starts).evidence()
+    pair = RecomputedRows(tops + torch.tensor([[1.0e-3], [1.2e-3]]), tops, starts).evidence()
     assert pair.effect == pytest.approx(0.01, rel=1e-3)
     assert not pair.holds
     broken = recorded.clone()
     broken[0, 1] = torch.nan
-    assert Agreement(broken, recorded).evidence().difference == torch.inf
+    assert RecomputedRows(broken, recorded).evidence().difference == torch.inf
 
 
 def test_the_first_that_does_not_agree_decides() -> None:
     recorded = torch.tensor([[4.0, 1.0]])
-    good, small = Agreement(recorded, recorded), Agreement(recorded + 1e-5, recorded)
-    bad, worse = Agreement(recorded + 0.5, recorded), Agreement(recorded + 1.0, recorded)
-    assert agreement([]) == Evidence(0.0, 0.0, 0.0)
-    assert agreement([good, small, good]).difference == pytest.approx(1e-5, rel=0.1)
-    assert agreement([good, bad, worse]).difference == pytest.approx(0.5, rel=1e-4)
+    good, small = RecomputedRows(recorded, recorded), RecomputedRows(recorded + 1e-5, recorded)
+    bad, worse = RecomputedRows(recorded + 0.5, recorded), RecomputedRows(recorded + 1.0, recorded)
+    assert weakest_evidence([]) == Evidence(0.0, 0.0, 0.0)
+    assert weakest_evidence([good, small, good]).difference == pytest.approx(1e-5, rel=0.1)
+    assert weakest_evidence([good, bad, worse]).difference == pytest.approx(0.5, rel=1e-4)
 
 
 def job(sample: int, steps: dict[int, list[int]]) -> Job:

@@ -11,8 +11,8 @@ from mmlens.inputs.layout import TokenLayout
 from mmlens.inputs.point_rows import (
     PointRows,
     UnknownRowsError,
+    entry_rows,
     owned_entries,
-    pairs_of,
     place_part,
     places_of,
     prompt_point,
@@ -178,10 +178,10 @@ def test_rows_of_unknown_owners_and_of_unknown_number() -> None:
 
 
 def test_rows_of_a_grid() -> None:
-    assert pairs_of(grid(3, [1, 2])).tolist() == [[3, 1], [3, 2]]
-    assert pairs_of(grid([5, 6], [1, 2])).tolist() == [[5, 1], [6, 2]]
-    assert pairs_of(grid([5, 6], [1, 2]), is_packed=True).tolist() == [[0, 1], [0, 2]]
-    assert pairs_of(grid(None, [1])).tolist() == [[0, 1]]
+    assert entry_rows(grid(3, [1, 2])).tolist() == [[3, 1], [3, 2]]
+    assert entry_rows(grid([5, 6], [1, 2])).tolist() == [[5, 1], [6, 2]]
+    assert entry_rows(grid([5, 6], [1, 2]), is_packed=True).tolist() == [[0, 1], [0, 2]]
+    assert entry_rows(grid(None, [1])).tolist() == [[0, 1]]
 
 
 def test_the_first_point_of_the_prompt() -> None:

@@ -9,7 +9,7 @@ import torch
 from mmlens.architectures.families.video_llava import VIDEO_LLAVA
 from mmlens.architectures.weights import MlpWeights
 from mmlens.core.errors import InputError, NoPlaceError
-from mmlens.inputs.batch_changes import with_pictures
+from mmlens.inputs.batch_changes import with_exchanged_pictures
 from mmlens.inputs.processing import ComposedProcessor
 from tests.conftest import SHORT
 from tests.families.internvl_like import aya_vision, got_ocr2, internvl
@@ -93,7 +93,7 @@ def test_other_pictures_in_the_place_of_the_old_ones(make: Any) -> None:
     size = (32, 32) if make is video_llava else (32, 64)
     old = model.prepare(SHORT, images=picture(0, *size))
     new = model.prepare(SHORT, images=picture(1, *size))
-    made = with_pictures(model.family, model.config, model.processor, old, [list(new.images[0])])
+    made = with_exchanged_pictures(model.family, model.config, model.processor, old, [list(new.images[0])])
     assert torch.equal(made["pixel_values"], new["pixel_values"])
     assert not torch.equal(made["pixel_values"], old["pixel_values"])
 

@@ -11,7 +11,7 @@ import transformers
 from PIL import Image
 
 from mmlens.core.errors import InputError
-from mmlens.inputs.batch_changes import with_pictures
+from mmlens.inputs.batch_changes import with_exchanged_pictures
 from mmlens.inputs.processing import load_processor
 from mmlens.inputs.video_frames import packed_frames, packed_reader, size_by_frame
 from mmlens.models.hooked import HookedMultimodal
@@ -165,7 +165,7 @@ def test_requests_that_cannot_be_met_say_so(
     with pytest.raises(InputError, match="came in one batch: the tower would run once for each"):
         qwen2.batch(dict(batch), pixel_values=batch["pixel_values_videos"])
     with pytest.raises(InputError, match="The batch holds videos, whose frames cannot be exchanged"):
-        with_pictures(qwen2.family, qwen2.config, qwen2.processor, batch, [[Image.new("RGB", (32, 32))]])
+        with_exchanged_pictures(qwen2.family, qwen2.config, qwen2.processor, batch, [[Image.new("RGB", (32, 32))]])
     with pytest.raises(InputError, match="is no video; leave it out"):
         qwen2.prepare(SHORT, picture(0)).layout.grid(frame=0)
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from mmlens.analysis.attribution.softmax import PatternEffect
 from mmlens.analysis.patching.groups import Group
 from mmlens.core.axes import UNIT_AXES, unit_axis
-from mmlens.execution import rows_of
+from mmlens.execution import activation_rows
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
 
@@ -43,7 +43,7 @@ class EntryEffects:
         sums = []
         for group in groups:
             for sample, rows in enumerate(group.rows):
-                piece = rows_of(self.values, node, batch, sample, rows)
+                piece = activation_rows(self.values, node, batch, sample, rows)
                 piece = piece.flatten()[:, None] if axis is None else piece.movedim(axis, -1)
                 sums.append(piece.reshape(-1, piece.shape[-1]).sum(0))
         return torch.stack(sums, dim=-1).unflatten(-1, (len(groups), batch.size))
@@ -71,7 +71,7 @@ class KeyEffects:
         for group in groups:
             for sample, rows in enumerate(group.rows):
                 mask = torch.zeros(number.numel(), dtype=torch.bool)
-                mask[rows_of(number[..., None, None], node, batch, sample, rows).flatten()] = True
+                mask[activation_rows(number[..., None, None], node, batch, sample, rows).flatten()] = True
                 per_head = self.pattern.of_keys(mask.reshape(number.shape)).reshape(-1, key_heads, heads // key_heads)
                 effects.append(per_head.sum((0, 2)))
         return torch.stack(effects, dim=-1).unflatten(-1, (len(groups), batch.size))

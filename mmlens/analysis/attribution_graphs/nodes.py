@@ -13,7 +13,7 @@ from mmlens.core.rules import Rule
 from mmlens.core.units import Feature, block_name
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.point_rows import pairs_of, place_part
+from mmlens.inputs.point_rows import entry_rows, place_part
 from mmlens.inputs.positions import resolve
 from mmlens.models.hooked import HookedMultimodal
 
@@ -131,7 +131,10 @@ class Rows:
             for view, grid in enumerate(place.views(part)) if part is not None else ():
                 tile = f"view {view} " * (len(place.views(part)) > 1) if part is not None else ""
                 for (entry, row), box, cell in zip(
-                    pairs_of(grid, is_packed=is_packed).tolist(), grid.boxes.tolist(), grid.cells.tolist(), strict=True
+                    entry_rows(grid, is_packed=is_packed).tolist(),
+                    grid.boxes.tolist(),
+                    grid.cells.tolist(),
+                    strict=True,
                 ):
                     flat = row if is_packed else entry * shape[1] + row
                     text = f"{where}{tile}patch {cell[0]},{cell[1]}"

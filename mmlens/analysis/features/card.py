@@ -28,7 +28,7 @@ from mmlens.core.saved import Saved
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.picture_tensors import require_running
 from mmlens.inputs.row_reader import RowReader
-from mmlens.models.bound.loss import losses_of, targets_of
+from mmlens.models.bound.loss import losses_of, target_mask
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 _CODES, _RECONS, _ERROR, _OUTPUT = (f".hook_sae_{kind}" for kind in ("acts_post", "recons", "error", "output"))
@@ -121,7 +121,7 @@ def sae_card(
             losses += torch.stack(
                 [losses_of(run, batch, per_token=True)[:, last_rows].double().sum().cpu() for run in runs]
             )
-            targets, count = targets + int(targets_of(batch)[:, last_rows].sum()), count + batch.size
+            targets, count = targets + int(target_mask(batch)[:, last_rows].sum()), count + batch.size
     if not count:
         raise InputError("The dataset is empty: there is no sample to measure a dictionary on.")
     ce, replaced, zero = (losses / targets).tolist()

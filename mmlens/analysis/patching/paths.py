@@ -36,7 +36,7 @@ from mmlens.core.rule_groups import Groups
 from mmlens.core.rules import Positions
 from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
-from mmlens.execution import rows_of
+from mmlens.execution import activation_rows
 from mmlens.execution.cells import Cell, Change
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.cache import record_activations
@@ -233,7 +233,7 @@ class _Paths:
     def _put(
         self, target: Target, values: torch.Tensor, sample: int, rows: torch.Tensor | None
     ) -> Callable[[torch.Tensor], torch.Tensor]:
-        return lambda old: target.put(old, rows_of(values, target.node, self.base, sample, rows))
+        return lambda old: target.put(old, activation_rows(values, target.node, self.base, sample, rows))
 
 
 def _hold(value: torch.Tensor, activation: torch.Tensor, hook: object) -> torch.Tensor:

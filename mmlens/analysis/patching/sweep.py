@@ -24,7 +24,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Positive
 from mmlens.core.rule_groups import Groups
-from mmlens.execution import Cell, Change, CleanRun, rows_of
+from mmlens.execution import Cell, Change, CleanRun, activation_rows
 from mmlens.hooks.nodes import Points
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
@@ -147,7 +147,7 @@ class _Grid:
                 rows = self.groups[node.name][j].rows[sample]
                 if rows is not None and not len(rows):
                     return None
-                read = partial(rows_of, self.activations[node.name], node, self.source, sample, rows)
+                read = partial(activation_rows, self.activations[node.name], node, self.source, sample, rows)
                 changes.append(Change(node.name, rows, partial(_put, target, read)))
         return Cell(sample, tuple(changes))
 

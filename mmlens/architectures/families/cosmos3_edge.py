@@ -6,7 +6,7 @@ Source: NVIDIA, Cosmos 3 Edge model card, 2026 (https://huggingface.co/nvidia/Co
 from dataclasses import replace
 
 from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, llama_language, vision_tower
-from mmlens.architectures.families.packed import merged_tokens, picture_tokens
+from mmlens.architectures.families.packed import merged_tokens, token_modalities
 from mmlens.architectures.families.projectors import projector_at
 from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
@@ -24,6 +24,6 @@ COSMOS3_EDGE = register_family(
         places=packed_places(),
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
         expand=merged_tokens,
-        extra_inputs=picture_tokens,
+        extra_inputs=token_modalities,
     )
 )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, llama_language
-from mmlens.architectures.families.packed import PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
+from mmlens.architectures.families.packed import PACKED_BLOCK, merged_tokens, packed_vision, token_modalities
 from mmlens.architectures.families.projectors import projector_at
 from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
@@ -30,7 +30,7 @@ _RESAMPLER = "model.resampler_model"
 
 def _kinds_of_tokens(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
     """Which tokens are image tokens, and which tokens go through the picture's experts."""
-    kinds = picture_tokens(config, tensors)
+    kinds = token_modalities(config, tensors)
     if kinds:
         ids = tensors["input_ids"]
         around = torch.tensor([config.image_start_token_id, config.image_end_token_id], device=ids.device)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmlens.architectures.families.blocks import LLAMA_BLOCK, SHARED_MIXTURE, gated_mlp, llama_language, projected
-from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, merged_tokens, packed_vision, picture_tokens
+from mmlens.architectures.families.packed import GATED_PACKED_BLOCK, merged_tokens, packed_vision, token_modalities
 from mmlens.declarations.family import Family, Videos
 from mmlens.declarations.projector import Projector
 from mmlens.declarations.registry import register_family
@@ -69,7 +69,7 @@ GLM4V = register_family(
         places=packed_places(),
         placeholder="<|begin_of_image|><|image|><|end_of_image|>",
         expand=merged_tokens,
-        extra_inputs=picture_tokens,
+        extra_inputs=token_modalities,
         videos=_VIDEOS,
     )
 )

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mmlens.architectures.families.blocks import CLIP_BLOCK, llama_language, projected, vision_tower
-from mmlens.architectures.families.packed import picture_tokens
+from mmlens.architectures.families.packed import token_modalities
 from mmlens.declarations.family import Family
 from mmlens.declarations.projector import FeatureMethod, Projector
 from mmlens.declarations.registry import register_family
@@ -67,7 +67,7 @@ HUNYUAN_VL = register_family(
         places=packed_places(order=in_raster, among=_among),
         placeholder="<｜hy_place▁holder▁no▁100｜><｜hy_place▁holder▁no▁102｜><｜hy_place▁holder▁no▁101｜>",
         expand=_expand,
-        extra_inputs=picture_tokens,
+        extra_inputs=token_modalities,
         position_ids=_position_ids,
     )
 )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from mmlens.architectures.families.blocks import vision_tower
-from mmlens.architectures.families.packed import picture_tokens
+from mmlens.architectures.families.packed import token_modalities
 from mmlens.architectures.families.qwen3_5 import QWEN3_5
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
@@ -171,6 +171,6 @@ MINICPM_V_4_7 = register_family(
         MINICPM_V_4_6,
         name="minicpm_v_4_7",
         classes=("MiniCPMV4_7ForConditionalGeneration",),
-        extra_inputs=picture_tokens,
+        extra_inputs=token_modalities,
     )
 )

@@ -50,7 +50,7 @@ def merged_tokens(config: Config, tensors: dict[str, Any]) -> list[int]:
     return (tensors["image_grid_thw"].prod(-1) // merge).tolist()
 
 
-def picture_tokens(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
+def token_modalities(config: Config, tensors: dict[str, Any]) -> dict[str, Any]:
     """Which tokens hold a picture (1) or a video (2): multimodal rotary positions are made from that."""
     if "pixel_values" not in tensors and "pixel_values_videos" not in tensors:
         return {}

@@ -6,7 +6,7 @@ Source: Cui et al., PaddleOCR-VL, 2025 (https://arxiv.org/abs/2510.14528).
 """
 
 from mmlens.architectures.families.blocks import llama_language, vision_tower
-from mmlens.architectures.families.packed import merged_tokens, picture_tokens
+from mmlens.architectures.families.packed import merged_tokens, token_modalities
 from mmlens.architectures.families.projectors import projector_at
 from mmlens.declarations.family import Family
 from mmlens.declarations.registry import register_family
@@ -22,6 +22,6 @@ PADDLEOCR_VL = register_family(
         places=packed_places(order=in_raster),
         placeholder="<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>",
         expand=merged_tokens,
-        extra_inputs=picture_tokens,
+        extra_inputs=token_modalities,
     )
 )

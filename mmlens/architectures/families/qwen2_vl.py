@@ -19,7 +19,7 @@ from mmlens.architectures.families.packed import (
     PACKED_VIDEOS,
     merged_tokens,
     packed_vision,
-    picture_tokens,
+    token_modalities,
     with_durations,
 )
 from mmlens.architectures.families.projectors import projector_at
@@ -40,7 +40,7 @@ QWEN2_VL = register_family(
         places=packed_places(),
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
         expand=merged_tokens,
-        extra_inputs=picture_tokens,
+        extra_inputs=token_modalities,
         videos=PACKED_VIDEOS,
     )
 )

@@ -20,7 +20,7 @@ from mmlens.architectures.families.packed import (
     PACKED_VIDEOS,
     merged_tokens,
     packed_vision,
-    picture_tokens,
+    token_modalities,
 )
 from mmlens.architectures.families.projectors import projector_at
 from mmlens.declarations.family import Family
@@ -75,7 +75,7 @@ QWEN3_VL = register_family(
         places=packed_places(),
         placeholder="<|vision_start|><|image_pad|><|vision_end|>",
         expand=merged_tokens,
-        extra_inputs=picture_tokens,
+        extra_inputs=token_modalities,
         videos=replace(PACKED_VIDEOS, pixels=packed_frames(size=size_by_video), expand=_with_times),
     )
 )

@@ -9,7 +9,7 @@ import torch
 from mmlens.core.errors import InputError
 from mmlens.core.positions import mask
 from mmlens.core.rules import Positions, as_rule
-from mmlens.execution.cells import Cell, Change, rows_of
+from mmlens.execution.cells import Cell, Change, activation_rows
 from mmlens.execution.whole import hooks_for
 from mmlens.hooks.nodes import Node
 from mmlens.hooks.session import HookFunction, HookPair
@@ -156,7 +156,9 @@ def rows_at(
     """Each sample's rows at a point, and how many positions the point has."""
     _, cache = model.run_with_cache(batch, names=node.name)
     activation = cache[node.name]
-    pieces = [rows_of(activation, node, batch, sample, sample_rows).clone() for sample, sample_rows in enumerate(rows)]
+    pieces = [
+        activation_rows(activation, node, batch, sample, sample_rows).clone() for sample, sample_rows in enumerate(rows)
+    ]
     return pieces, activation.shape[node.position_axis]
 
 

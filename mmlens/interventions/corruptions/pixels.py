@@ -11,7 +11,7 @@ from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Positive
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
-from mmlens.inputs.batch_changes import with_pictures
+from mmlens.inputs.batch_changes import with_exchanged_pictures
 from mmlens.inputs.images import Picture, load_image
 from mmlens.inputs.pixels import Box
 from mmlens.models.hooked import HookedMultimodal
@@ -150,7 +150,7 @@ def with_other_pictures(
             corrupted behind its pictures already.
     """
     refuse_carried(batch)
-    tensors = with_pictures(model.family, model.config, model.processor, batch, pictures)
+    tensors = with_exchanged_pictures(model.family, model.config, model.processor, batch, pictures)
     equal = [
         sample
         for sample, (new, old) in enumerate(zip(pictures, batch.images, strict=False))

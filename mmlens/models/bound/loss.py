@@ -12,7 +12,7 @@ def target_ids(batch: MultimodalBatch) -> torch.Tensor:
     return batch.inputs["decoder_input_ids"] if "decoder_input_ids" in batch.inputs else batch["input_ids"]
 
 
-def targets_of(batch: MultimodalBatch) -> Bool[torch.Tensor, "batch target"]:
+def target_mask(batch: MultimodalBatch) -> Bool[torch.Tensor, "batch target"]:
     """True where a token, from the second on, is a target: text, behind a token; no place of a picture, no padding."""
     layout = batch.layout
     if "decoder_input_ids" in batch.inputs:
@@ -39,7 +39,7 @@ def losses_of(
         raise InputError(
             f"Logits are {list(logits.shape)}, but the tokens are {list(ids.shape)} [batch pos]; pass those of one run."
         )
-    is_target = targets_of(batch).to(logits.device)
+    is_target = target_mask(batch).to(logits.device)
     if not is_target.any():
         raise InputError("There is no loss: no token of text stands behind another token.")
     log_probs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]

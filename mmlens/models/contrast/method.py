@@ -63,7 +63,7 @@ CONTRAST_METHODS: Registry[ContrastMethod] = Registry(
 ContrastChoice: TypeAlias = Annotated[str | ContrastMethod | None, Accepts(Any), CONTRAST_METHODS.condition]
 
 
-def refuse_carried(batch: MultimodalBatch, name: str) -> None:
+def refuse_corrupted(batch: MultimodalBatch, name: str) -> None:
     """Refuse a batch that is corrupted behind its pixels: a second prompt of other pixels or text would not have that.
 
     Raises:

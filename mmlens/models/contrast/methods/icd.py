@@ -9,7 +9,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Text
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.plain_text import picture_tokens
-from mmlens.models.contrast.method import CONTRAST_METHODS, ContrastMethod, refuse_carried
+from mmlens.models.contrast.method import CONTRAST_METHODS, ContrastMethod, refuse_corrupted
 from mmlens.models.protocol import HookedModel
 
 #: The role that the paper's code gives the model.
@@ -39,7 +39,7 @@ class ICD(ContrastMethod):
                 f"contrast='icd' writes the prompt anew, and this batch {reason}; make it of text and pictures: "
                 "model.prepare(text, images=...)."
             )
-        refuse_carried(batch, "icd")
+        refuse_corrupted(batch, "icd")
         again = self._prepared(model, batch, list(batch.prompts))
         if again["input_ids"].shape != batch["input_ids"].shape or not torch.equal(
             again["input_ids"], batch["input_ids"]

@@ -11,7 +11,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Must, Seed
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.picture_tensors import PICTURE_TENSORS
-from mmlens.models.contrast.method import CONTRAST_METHODS, ContrastMethod, refuse_carried
+from mmlens.models.contrast.method import CONTRAST_METHODS, ContrastMethod, refuse_corrupted
 from mmlens.models.protocol import HookedModel
 
 #: Steps of the diffusion, after which nothing of the picture is left.
@@ -50,7 +50,7 @@ class VCD(ContrastMethod):
             raise InputError(
                 "contrast='vcd' puts noise on the picture, and the batch has none; contrast='icd' needs none."
             )
-        refuse_carried(batch, "vcd")
+        refuse_corrupted(batch, "vcd")
         share = float(torch.cumprod(1 - _betas(), 0)[self.step - 1])
         noisy_tensors = {}
         for name in names:
