@@ -13,8 +13,10 @@ from torch import nn
 from mmlens.execution.recording import Attended
 from mmlens.hooks.attention import allowed_by
 
-#: Cells whose windows start at most so many rows apart, or this share of the window, are computed together.
-_APART, _SHARE = 16, 0.15
+#: Cells whose windows start at most so many rows apart are computed together,
+_APART = 16
+#: or at most this share of the window.
+_SHARE = 0.15
 #: From so many rows per cell on, torch's fused attention is faster than reading shared keys where they are.
 _FUSED = 64
 

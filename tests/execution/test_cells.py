@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 
-from mmlens.execution import Cell, Change, CleanRun, rows_of
+from mmlens.execution import Cell, Change, CleanRun, activation_rows
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.hooked import HookedMultimodal
 from tests import tiny as own
@@ -248,5 +248,5 @@ def test_rows_of_cuts_what_a_change_is_given() -> None:
 
         cells = [Cell(1, (Change(name, rows, keep),))] * 6
         run.logits(cells, progress=False)
-        expected = rows_of(cache[name], run.model.graph[name], run.batch, 1, rows)
+        expected = activation_rows(cache[name], run.model.graph[name], run.batch, 1, rows)
         assert torch.allclose(given[name], expected, atol=1e-5), name
