@@ -10,7 +10,8 @@ from torch import nn
 from mmlens.core.errors import MMLensError
 from mmlens.execution.cells import Change
 from mmlens.execution.inside import row_edit_of
-from mmlens.execution.packed_attention import QueryGroup, RowSpan, attend, attend_by_steps
+from mmlens.execution.packed_attention import attend, attend_by_steps
+from mmlens.execution.query_groups import QueryGroup, RowSpan
 from mmlens.execution.recording import Attended
 from mmlens.models.decoder import NotAloneError
 

@@ -8,7 +8,7 @@ import torch
 from mmlens.execution.affected_rows import ChangeLocation
 from mmlens.execution.cells import Change
 from mmlens.execution.jobs import Job
-from mmlens.execution.packed_attention import RowSpan
+from mmlens.execution.query_groups import RowSpan
 from mmlens.execution.whole import new_rows
 from mmlens.hooks.graph import HookGraph
 from mmlens.hooks.session import HookPair

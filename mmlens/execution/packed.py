@@ -20,7 +20,7 @@ from mmlens.execution.cells import Cell, Change
 from mmlens.execution.equivalence_check import RecomputedRows
 from mmlens.execution.inside import at_rows, changes_inside
 from mmlens.execution.jobs import Job, Streams, cut
-from mmlens.execution.packed_attention import QueryGroup, RowSpan, query_groups, spans_of
+from mmlens.execution.query_groups import QueryGroup, RowSpan, query_groups, spans_of
 from mmlens.execution.recording import Recording, first_of
 from mmlens.execution.rowwise import RowsOf, only_rows
 from mmlens.models.claims import claimed

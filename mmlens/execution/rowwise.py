@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmlens.execution.packed_attention import RowSpan
+from mmlens.execution.query_groups import RowSpan
 from mmlens.models.decoder import NotAloneError
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmlens.execution.packed_attention import attend, attend_by_steps, query_groups, spans_of
+from mmlens.execution.packed_attention import attend, attend_by_steps
+from mmlens.execution.query_groups import query_groups, spans_of
 from mmlens.execution.recording import Attended
 
 SAMPLES, HEADS, D = 2, 4, 6

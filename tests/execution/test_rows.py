@@ -13,8 +13,8 @@ from mmlens.execution.cells import Cell
 from mmlens.execution.cost import Costs, total, weights_of
 from mmlens.execution.equivalence_check import Evidence, RecomputedRows, evidence, weakest_evidence
 from mmlens.execution.jobs import Job, chunks, cut
-from mmlens.execution.packed_attention import RowSpan
 from mmlens.execution.plan import Plan
+from mmlens.execution.query_groups import RowSpan
 from mmlens.execution.recording import Attended, _behind_head, is_shared
 from mmlens.execution.rowwise import RowsOf, only_rows
 from mmlens.models.decoder import NotAloneError
