@@ -3,7 +3,6 @@
 const host = document.getElementById(id);
 if (!host || host.shadowRoot) return;
 const pack = JSON.parse(host.querySelector("script[type='application/json']").textContent);
-const style = host.querySelector("template").content.textContent;
 const root = host.attachShadow({mode: "open"});
 host.querySelectorAll("img, [data-still]").forEach(still => still.remove());
 

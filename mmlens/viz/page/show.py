@@ -24,6 +24,8 @@ from mmlens.viz.page.still import encoded, still_of
 BUDGET = 2_000_000
 #: What looks with the maps of all heads may weigh.
 BUDGET_ALL = 16_000_000
+#: Rows of a table that is seen without scripts.
+_STILL_ROWS = 12
 #: Finds the piece that has no viewer yet (a result that is shown twice has its number twice), and starts it.
 _START = (
     'const n="mmlens-"+Math.random().toString(36).slice(2),'
@@ -106,11 +108,26 @@ def _shown(pack: Pack, arrays: Mapping[str, dict[str, Any]] = MappingProxyType({
         for form, content in seen
     )
     html = (
-        f'<div class="mmlens-view" data-pack="{number}"><p data-still>{words}</p>{picture}'
-        f'<template>{source("viewer.css")}</template><script type="application/json">{data}</script></div>'
+        f'<div class="mmlens-view" data-pack="{number}"><p data-still>{words}</p>{picture or _still_table(pack)}'
+        f'<script type="application/json">{data}</script></div>'
         f"<script>(()=>{{{_START % (number, script())}}})()</script>"
     )
     return View(html, pack.headline, None if still is None else encoded(still, "PNG"))
+
+
+def _still_table(pack: Pack) -> str:
+    """The first rows of the first table, for where no script runs and there is no picture."""
+    if not pack.tables:
+        return ""
+    table = pack.tables[0]
+    rows = [
+        [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in table.rows[:_STILL_ROWS]
+    ]
+    head, *body = (
+        f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in row)}</tr>"
+        for kind, row in [("th", table.columns), *(("td", row) for row in rows)]
+    )
+    return f"<table data-still><thead>{head}</thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def _on_white(drawing: str) -> str:
@@ -121,7 +138,10 @@ def _on_white(drawing: str) -> str:
 @cache
 def script() -> str:
     """The viewer: a function of the number of the piece that it is put into."""
-    return "(id=>{" + "\n".join(source(f"{part}.js") for part in ("numbers", "stage", "panels", "viewer")) + "\n})"
+    style = f"const style={json.dumps(source('viewer.css'))};"  # sanitizers drop other elements than scripts and keep their text
+    return (
+        "(id=>{" + style + "\n".join(source(f"{part}.js") for part in ("numbers", "stage", "panels", "viewer")) + "\n})"
+    )
 
 
 @cache

@@ -22,9 +22,8 @@ def still_of(pack: Pack) -> Image.Image | None:
     if picture is None:
         return None
     picture = picture.convert("RGB")
-    factor = min(1.0, SIDE / max(picture.size))
-    if factor < 1:
-        picture.thumbnail((SIDE, SIDE))
+    factor = SIDE / max(picture.size)
+    picture = picture.resize([max(1, round(side * factor)) for side in picture.size], Image.Resampling.BICUBIC)
     array = next((array for array in pack.arrays if array.axes[-1] == "patch"), None)
     if array is None or boxes is None:
         return picture

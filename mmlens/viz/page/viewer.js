@@ -51,7 +51,7 @@ const draw = async announced => {
 };
 const sheetOfStyle = document.createElement("style");
 sheetOfStyle.textContent = style;
-root.append(sheetOfStyle, make("section", {"aria-label": pack.headline, tabindex: runs.length > 1 ? 0 : null},
+root.append(sheetOfStyle, make("section", {"aria-label": pack.headline, tabindex: runs.length > 1 ? 0 : -1},
   make("p", {class: "head"}, pack.headline), pack.caption ? make("p", {class: "soft"}, pack.caption) : null,
   make("div", {class: "pictures"}, ...[first, second].filter(Boolean).map(view => view.figure), panel),
   ranked, drawing, grid, ...(pack.arrays.length || words || drawing || pictured ? [seenStatus, spoken] : []), reading, copy, asTable, ...pack.tables.map(folded),
