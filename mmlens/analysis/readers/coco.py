@@ -16,6 +16,7 @@ from mmlens.analysis.readers.json_records import field as field_of
 from mmlens.analysis.readers.json_records import json_records, lacking
 from mmlens.analysis.readers.masks import mask_of
 from mmlens.analysis.readers.picture_folder import MissingPictures, PictureFolder, few
+from mmlens.analysis.readers.questions import require_once
 from mmlens.analysis.readers.sample_set import SampleSet, picture_samples
 from mmlens.analysis.samples.regions import LazyMasks
 from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Sample
@@ -130,6 +131,7 @@ def _read(
     categories: dict[int, str] = {}
     waiting: list[tuple[int, Any]] = []  # annotations may stand before pictures
     keys: dict[str, int] = {}
+    identifiers: set[int] = set()
     for key, record in json_records(path, kind, progress=progress):
         keys[key] = keys.get(key, 0) + 1
         where = f"{key} {keys[key]} of {path.name}"
@@ -143,6 +145,9 @@ def _read(
             categories[field_of(record, "id", int, where)] = field_of(record, "name", str, where)
         elif key == "annotations":
             values = [field_of(record, name, cls, where) for name, cls in fields.items()]
+            if "id" in record:  # made by others, some files number nothing
+                require_once(identifiers, record["id"], where, path)
+                identifiers.add(record["id"])
             waiting.append((field_of(record, "image_id", int, where), _annotation(record, values, where)))
     for key in ("images", "annotations"):
         if key not in keys:

@@ -1,11 +1,20 @@
-"""JSON files of data sets, read record by record: a progress bar over bytes, and errors that say where and what was expected."""
+"""JSON files of data sets, read record by record: a progress bar over bytes, and errors that say where and what was expected.
 
+Files may be as they were downloaded: packed by gzip, or alone in a zip archive.
+"""
+
+import gzip
 import json
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
+from mmlens.analysis.readers.picture_folder import few
 from mmlens.core.errors import InputError
 from mmlens.core.files import require_file
 from mmlens.core.names import nearest
@@ -34,9 +43,8 @@ def json_records(path: Path, kind: str, *, progress: bool = True) -> Iterator[tu
     Raises:
         InputError: if there is no file, it is no text or broken JSON; with line, column and what was expected.
     """
-    require_file(path, kind)
-    with path.open(encoding="utf-8-sig") as file, _bar(path, progress) as bar:
-        reader = _Reader(path, kind, file, bar)
+    with _opened(path, kind, progress) as (file, bar):
+        reader = _Reader(path, kind, TextIOWrapper(file, encoding="utf-8-sig"), bar)
         try:
             yield from reader.records()
         except UnicodeDecodeError as error:
@@ -54,10 +62,9 @@ def json_lines(path: Path, kind: str, *, progress: bool = True) -> Iterator[tupl
     Raises:
         InputError: if there is no file, or a line holds something else.
     """
-    require_file(path, kind)
-    with path.open("rb") as file, _bar(path, progress) as bar:
+    with _opened(path, kind, progress) as (file, bar):
         for number, line in enumerate(file, 1):
-            bar.update(len(line))
+            bar.advance()
             if not line.strip():
                 continue
             try:
@@ -117,14 +124,54 @@ def lacking(path: Path, kind: str, key: str, keys: list[str]) -> InputError:
     return InputError(f"{path} is no file of {kind}: it has no {key!r}" + (f", but {keys_text}." if keys else "."))
 
 
-def _bar(path: Path, progress: bool) -> ProgressBar:
-    return ProgressBar(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, disable=not progress)
+class _Bar:
+    """A progress bar over the bytes of a file, packed or not.
+
+    Args:
+        raw: the file.
+        bar: its bar.
+    """
+
+    def __init__(self, raw: IO[bytes], bar: ProgressBar):
+        self._raw, self._bar, self._place = raw, bar, 0
+
+    def advance(self) -> None:
+        """Show how far the file was read."""
+        place = self._raw.tell()
+        self._bar.update(place - self._place)
+        self._place = place
+
+
+@contextmanager
+def _opened(path: Path, kind: str, progress: bool) -> Iterator[tuple[IO[bytes], _Bar]]:
+    """A file's bytes, unpacked, and its progress bar.
+
+    Raises:
+        InputError: if there is no file, it is damaged, or an archive of several.
+    """
+    size = require_file(path, kind).stat().st_size
+    bar = ProgressBar(total=size, desc=path.name, unit="B", unit_scale=True, disable=not progress)
+    with path.open("rb") as raw, bar:
+        magic = raw.read(4)
+        raw.seek(0)
+        try:
+            if magic == b"PK\x03\x04":
+                archive = zipfile.ZipFile(raw)
+                names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+                if len(names) != 1:
+                    raise InputError(f"{path} is an archive of {len(names)} files ({few(names)}): unpack it.")
+                file = archive.open(names[0])
+            else:
+                file = cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if magic[:2] == b"\x1f\x8b" else raw
+            yield file, _Bar(raw, bar)
+        except (zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(f"{path} ({kind}) cannot be unpacked ({error}): it is damaged, fetch it anew.") from error
 
 
 class _Reader:
     """Decodes a file piece by piece."""
 
-    def __init__(self, path: Path, kind: str, file: Any, bar: ProgressBar):
+    def __init__(self, path: Path, kind: str, file: Any, bar: _Bar):
         self.path, self.kind, self.file, self.bar = path, kind, file, bar
         self.text, self.at, self.is_whole = "", 0, False
         self.lines, self.column = 1, 1  # of the first character in `text`
@@ -208,7 +255,7 @@ class _Reader:
         piece = self.file.read(max(_PIECE, len(self.text) - self.at))  # doubles what a long value has
         if not piece:
             return False
-        self.bar.update(self.file.buffer.tell() - self.bar.n)
+        self.bar.advance()
         gone = self.text[: self.at]
         breaks = gone.count("\n")
         self.column = len(gone) - gone.rfind("\n") if breaks else self.column + len(gone)

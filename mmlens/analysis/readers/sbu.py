@@ -66,7 +66,8 @@ def sbu_captions(
 
 def _lines(path: Path, kind: str) -> list[str]:
     try:
-        return require_file(path, kind).read_text(encoding="utf-8").splitlines()
+        # other signs that Python ends lines at stand in captions
+        return require_file(path, kind).read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text in UTF-8 ({error.reason}).") from error
 

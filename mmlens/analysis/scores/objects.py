@@ -4,23 +4,26 @@ The official list of CHAIR is `data/synonyms.txt` of https://github.com/LisaAnne
 `ObjectWords.read` takes it. `COCO_WORDS` is a shorter one, written for mmlens: COCO's 80 categories with everyday words for them.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from mmlens.core.answer_text import normalised, words_of
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.files import require_file
 from mmlens.core.kinds import Named, PathLike
+from mmlens.core.wording import short
 
 #: Qualifiers that name no person before these animals, and no passenger before these vehicles.
 _YOUNG = ("baby", "adult")
 _ANIMALS = (*("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub"),)
 _VEHICLES = ("jet", "train")
 #: Phrases in which a word names another thing, and which name none themselves.
-_OTHER = ("home plate",)
+_OTHER = ("home plate", "train track")
+#: Words and phrases of letters and figures.
+_PHRASE = re.compile(r"[^\W_]+(?:[ '.-]+[^\W_]+)*\.?")
 _IRREGULAR = {
     "men": "man",
     "women": "woman",
@@ -62,13 +65,32 @@ class ObjectWords:
             path: the file: CHAIR's `synonyms.txt`.
 
         Raises:
-            InputError: if there is none, or it has no objects.
+            InputError: if there is none, it is no text, has no objects, or a line of another form.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> path = pathlib.Path(tempfile.mkdtemp(), "synonyms.txt")
+            >>> _ = path.write_text("person, man, woman\\ntree\\nhouse, cabin, hut\\n")
+            >>> ObjectWords.read(path).mentions("A woman by two huts")
+            ('person', 'house')
         """
-        lines = require_file(path, "list of synonyms").read_text(encoding="utf-8").splitlines()
-        rows = [[word.strip() for word in line.split(",") if word.strip()] for line in lines if line.strip(" ,")]
-        if not rows:
-            raise InputError(f"{Path(path)} has no objects; it must have one a line: name, word, word.")
-        return cls({row[0]: tuple(dict.fromkeys(row[1:])) for row in rows})
+        try:
+            text = require_file(path, "list of synonyms").read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not text in UTF-8 ({error.reason}).") from error
+        synonyms: dict[str, tuple[str, ...]] = {}
+        for number, line in enumerate(text.split("\n"), 1):
+            name, *words = [word.strip() for word in line.split(",") if word.strip()] or [""]
+            if wrong := [word for word in (name, *words) if not _PHRASE.fullmatch(word)] if name else []:
+                raise InputError(
+                    f"Line {number} of {path} has {short(wrong[0])}; it must be an object and further words for it, parted by "
+                    "commas: person, man, woman."
+                )
+            if name:  # as in the published program, an object may have several lines
+                synonyms[name] = tuple(dict.fromkeys((*synonyms.get(name, ()), *words)))
+        if not synonyms:
+            raise InputError(f"{path} has no objects; it must have one a line: person, man, woman.")
+        return cls(synonyms)
 
     @cached_property
     def _phrases(self) -> Mapping[str, str | None]:

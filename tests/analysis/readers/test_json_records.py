@@ -1,6 +1,8 @@
 """JSON read piece by piece is JSON read whole, wherever a piece ends; what is broken is told with its place."""
 
+import gzip
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,27 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> No
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"a": 2}')
     assert list(json_lines(path, "a test", progress=False)) == [(1, {"a": 1}), (3, {"a": 2})]
+
+
+@pytest.mark.parametrize("packing", ["gzip", "zip"])
+def test_files_may_be_packed_as_they_were_downloaded(tmp_path: Path, packing: str) -> None:
+    path, lines = tmp_path / "a.json", b'\xef\xbb\xbf{"a": [1, {"b": "caf\xc3\xa9"}]}\n'
+
+    def pack(content: bytes, *others: str) -> None:
+        if packing == "gzip":
+            path.write_bytes(gzip.compress(content))
+            return
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("a.json", "__MACOSX/._a.json", *others):
+                archive.writestr(name, content)
+
+    pack(lines)
+    assert list(json_records(path, "a test")) == [("a", 1), ("a", {"b": "café"})]
+    assert list(json_lines(path, "a test")) == [(1, {"a": [1, {"b": "café"}]})]
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"a\.json \(a test\) cannot be unpacked .* damaged, fetch it anew"):
+        list(json_records(path, "a test", progress=False))
+    if packing == "zip":
+        pack(lines, "b.json")
+        with pytest.raises(InputError, match=r"is an archive of 2 files \(a\.json, b\.json\): unpack it"):
+            list(json_records(path, "a test", progress=False))

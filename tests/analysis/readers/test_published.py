@@ -141,6 +141,12 @@ def test_mm_safety_bench(scenes: Sequence[Scene], tmp_path: Path, variant: str, 
     assert str(data[0].images[0]).endswith(f"01-Illegal_Activitiy/{variant}/0.jpg")
 
 
+def test_mm_safety_bench_has_thirteen_scenarios_as_they_are_spelt(scenes: Sequence[Scene], tmp_path: Path) -> None:
+    data = mm.data.mm_safety_bench(*published.mm_safety_bench(scenes[:1], tmp_path), progress=False)
+    assert list(data.by("scenario")) == list(published.SCENARIOS)
+    assert len(data) == 13
+
+
 def test_mm_safety_bench_in_words_and_by_scenario(scenes: Sequence[Scene], tmp_path: Path) -> None:
     folders = published.mm_safety_bench(scenes, tmp_path)
     data = mm.data.mm_safety_bench(*folders, variant="text", scenario="02-HateSpeech", progress=False)
@@ -182,6 +188,14 @@ def test_sbu(scenes: Sequence[Scene], tmp_path: Path) -> None:
     ):
         assert [sample.caption for sample in data] == [scene.caption for scene in scenes]
         assert all(shows(sample, scene) for sample, scene in zip(data, scenes, strict=True))
+
+
+def test_captions_of_the_web_hold_signs_that_end_no_line(scenes: Sequence[Scene], tmp_path: Path) -> None:
+    captions, urls = published.sbu_text(scenes, tmp_path)
+    texts = ["caf\u00e9 \u2028 at night\x85", "\u732b", "a \x0c form"]
+    captions.write_text("\ufeff" + "\n".join(texts), encoding="utf-8")
+    data = mm.data.sbu_captions(captions, tmp_path, urls=urls, progress=False)
+    assert [sample.caption for sample in data] == [text.strip() for text in texts]
 
 
 def test_jsonl_by_a_declared_mapping(scenes: Sequence[Scene], tmp_path: Path) -> None:

@@ -135,6 +135,10 @@ def test_files_that_do_not_match_say_so(scenes: Sequence[Scene], tmp_path: Path)
             "annotations of the categories 999, which it does not list",
         ),
         (
+            lambda c: c["annotations"].append(c["annotations"][0]),
+            "has the id 4100 twice, the second time as annotations [0-9]+ of instances_val2014.json",
+        ),
+        (
             lambda c: c["annotations"][0].update(bbox=[1, 2, 3]),
             r"'bbox' of annotations 1 .* must be \[left, top, width",
         ),
@@ -196,7 +200,7 @@ def test_declared_mappings(scenes: Sequence[Scene], tmp_path: Path) -> None:
         ),
         (lambda: read(name="id"), "say at least where 'images' or 'prompt' are"),
         (lambda: read(images="image", question="question"), "question"),
-        (lambda: read(images="id", prompt="question")[0].pictures, "A picture must be a PIL image, a path or an array"),
+        (lambda: read(images="id", prompt="question")[0].pictures, "A picture must be a PIL image, a path"),
         (lambda: mm.data.from_rows({"a": 1}, {"prompt": "a"}), "must be rows that can be counted and indexed"),
         (lambda: mm.data.from_rows(iter([1]), {"prompt": "a"}), "Make a list of a stream"),
         (lambda: mm.data.from_rows([1], {"prompt": "a"}), "row 1 of list must be a mapping, found 1"),

@@ -123,6 +123,7 @@ def test_what_is_there_is_annotated_or_said() -> None:
         ("a toilet seat; a seat", ("toilet",)),
         ("he wears a bow tie", ("tie",)),
         ("home plate and a plate", ("plate",)),
+        ("a train on train tracks", ("train",)),
         ("buses, a bus, glasses of wine, wine glasses", ("bus", "bus", "wine glass")),
         ("knives and people with puppies", ("knife", "person", "dog")),
         ("a doghouse, catalogue", ()),
@@ -158,9 +159,37 @@ def test_lists_of_synonyms_are_read(tmp_path: Path) -> None:
     assert dict(words.synonyms) == {"person": ("girl", "boy", "person"), "motorcycle": ("scooter", "motor bike")}
     assert (words.name("Girls"), words.name("moon")) == ("person", None)
     path.write_text("\n", encoding="utf-8")
-    with pytest.raises(InputError, match="has no objects; it must have one a line: name, word, word"):
+    with pytest.raises(InputError, match="has no objects; it must have one a line: person, man, woman"):
+        ObjectWords.read(path)
+    path.write_bytes(
+        "\ufeffdog, puppy\r\ncafé table\r\ndog,hound,\r\n".encode()
+    )  # from a spreadsheet; an object in two lines
+    assert dict(ObjectWords.read(path).synonyms) == {"dog": ("puppy", "hound"), "café table": ()}
+    for text, message in (
+        ('{"dog": ["puppy"]}', r"Line 1 of .* has '\{\"dog"),
+        ("dog: puppy", "Line 1 of .* has 'dog: puppy'"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=f"{message}.*parted by commas: person, man, woman"):
+            ObjectWords.read(path)
+    path.write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match="is not text in UTF-8"):
         ObjectWords.read(path)
     assert len(mm.scorers.COCO_WORDS.synonyms) == 80
+
+
+def test_the_lab_is_served_by_its_nouns() -> None:
+    """CHAIR of scenes by hand: a mention is wrong if the scene has no such thing."""
+    scenes = mm.lab.scenes(12, seed=4)
+    words = ObjectWords({**dict.fromkeys(mm.lab.NOUNS, ()), "house": ("cabin",), "ring": ("hoop",)})
+    texts = [f"{scene.caption} and two {noun}s, a cabin" for scene, noun in zip(scenes, ("hoop", "moon", "star") * 4)]
+    table = mm.scorers.chair(scenes, texts, words=words)
+    said = [["ring", "moon", "star"][number % 3] for number in range(12)]
+    for number, scene in enumerate(scenes):
+        there = {thing.shape for thing in scene.objects}
+        mentioned = [word for word in scene.caption.split() if word in mm.lab.NOUNS] + [said[number], "house"]
+        wrong = sum(noun not in there for noun in mentioned)
+        assert (table["CHAIR-i"].amounts[number], table["CHAIR-i"].weights[number]) == (wrong, len(mentioned))
 
 
 def test_attack_success() -> None:
