@@ -110,6 +110,7 @@ class StackBuilder:
         return self.numbered(self.family.vision.read(self.config))
 
     def numbered(self, reads: Sequence[Read]) -> list[tuple[str, int]]:
+        """Vision blocks that are read, as stack and number; the last stack's by default, counted from the first block."""
         stacks = {stack.name: stack for stack in self.family.vision.stacks}
         last = self.family.vision.stacks[-1].name
         pairs = [(last, read) if isinstance(read, int) else read for read in reads]

@@ -48,6 +48,7 @@ def rows_meant(rule: Rule, point: PointRows) -> list[torch.Tensor]:
 
 
 def numbers_of(masks: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The numbers of the rows where each mask is True."""
     return [mask.nonzero().flatten() for mask in masks]
 
 
