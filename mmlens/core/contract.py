@@ -17,6 +17,7 @@ from mmlens.core.errors import ArgumentError, InputError
 from mmlens.core.judges import REFUSED, Judge
 from mmlens.core.kinds import CALL, With
 from mmlens.core.progress import Line
+from mmlens.core.signatures import ReadableSignature
 from mmlens.core.wording import nearest_words
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -85,6 +86,7 @@ def _wrapped(function: Callable[..., Any], owner: type | None, finite: bool) -> 
         finally:
             _INSIDE.reset(token)
 
+    call.__signature__ = ReadableSignature(function)  # type: ignore[attr-defined]
     return call
 
 

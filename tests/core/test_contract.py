@@ -1,10 +1,11 @@
 """The contract of arguments: what is accepted as it is, what is converted, what is refused, and in which words."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction as Ratio
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import ArgumentError, InputError
 from mmlens.core.kinds import (
+    Accepts,
     Count,
     Distinct,
     Fraction,
@@ -242,3 +244,43 @@ def test_wrong_items_are_found_each_time_not_by_chance() -> None:
 def test_a_ratio_is_no_float_and_says_so() -> None:
     with pytest.raises(InputError, match="must be a finite number"):
         takes(float)(Ratio(1, 2))
+
+
+def test_help_shows_annotations_by_their_names() -> None:
+    import mmlens as mm
+
+    shown = str(inspect.signature(mm.patch))
+    assert shown.startswith("(model: HookedMultimodal, clean: BatchLike, corrupted: BatchLike, *, metric: MetricLike,")
+    assert shown.endswith("checkpoint: PathLike | None = None, progress: bool = True) -> PatchSweep")
+    assert "alpha: float = 1.0" in str(inspect.signature(mm.Steer))
+    for module in (mm, mm.patching, mm.neurons, mm.steering, mm.edits, mm.positions, mm.store):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            texts = [str(inspect.signature(thing))] if inspect.isfunction(thing) else []
+            if isinstance(thing, type):
+                methods = (
+                    method for key, method in vars(thing).items() if key[0] != "_" and inspect.isfunction(method)
+                )
+                texts = [str(inspect.signature(method)) for method in methods]
+            assert not [text for text in texts if "Annotated" in text or " at 0x" in text], name
+
+
+def test_signatures_are_those_of_what_is_called() -> None:
+    @checked
+    def find(scores: list[float], *more: int, k: Annotated[int, Accepts(object)] = 3, **options: str) -> "list[int]":
+        return []
+
+    assert str(inspect.signature(find)) == "(scores: list[float], *more: int, k: int = 3, **options: str) -> list[int]"
+    assert inspect.signature(find).bind([1.0], k=2).arguments == {"scores": [1.0], "k": 2}
+
+    @checked
+    class Settings:
+        def __init__(self, size: int | None, mode: Literal["a", "b"] = "a"):
+            self.size = size
+
+        @checked
+        def scaled(self, factor: Callable[[int], float] = float) -> "Settings":
+            return self
+
+    assert str(inspect.signature(Settings)) == "(size: int | None, mode: 'a' | 'b' = 'a')"
+    assert str(inspect.signature(Settings(3).scaled)).startswith("(factor: Callable[[int], float] = <class 'float'>)")

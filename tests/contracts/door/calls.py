@@ -129,7 +129,7 @@ class Public:
         found = inspect.signature(self.function).parameters
         first = self.owner is not None and not inspect.ismethod(self.function)
         return {
-            name: p
+            name: p.replace(annotation=getattr(p.annotation, "annotation", p.annotation))
             for number, (name, p) in enumerate(found.items())
             if p.kind not in several and not (first and not number)
         }
