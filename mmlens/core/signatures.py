@@ -6,6 +6,9 @@ from functools import cached_property
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+#: The return annotation that a signature has, where no other is asked for.
+_SAME = object()
+
 
 class Written:
     """An annotation in words.
@@ -56,10 +59,10 @@ class ReadableSignature(inspect.Signature):
         return self._whole.return_annotation
 
     def replace(  # type: ignore[override]
-        self, *, parameters: Sequence[inspect.Parameter] | None = None, return_annotation: Any = inspect.Signature.empty
+        self, *, parameters: Sequence[inspect.Parameter] | None = None, return_annotation: Any = _SAME
     ) -> inspect.Signature:
         """A plain signature with other parameters."""
-        returned = self.return_annotation if return_annotation is self.empty else return_annotation
+        returned = self.return_annotation if return_annotation is _SAME else return_annotation
         return inspect.Signature(
             list(self.parameters.values()) if parameters is None else parameters, return_annotation=returned
         )
