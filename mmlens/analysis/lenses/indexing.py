@@ -130,7 +130,7 @@ def _shards(
         decode, ids = model.tokenizer.decode, tokens[0].tolist()
         for place, position in enumerate(kept, start=number - len(kept)):
             word, context = decode([ids[position]]).strip(), decode(ids[begins : position + 1])
-            records.append(Record(place, str(place), 1, word, context))
+            records.append(Record(place, str(place), 1, (word,), context))
         if len(records) >= _SHARD:
             yield _shard(rows, records)
             rows, records = {}, []
