@@ -1,5 +1,7 @@
 """Object tokens ablated: the rows of an object, with rings of neighbours, in the place of which stands the mean image row."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 
@@ -74,9 +76,9 @@ def ablate_object(
         seeds: of random rows that lie outside of the object, as many as it has with so many rings; their mean is a column.
 
     Returns:
-        A sweep of one row: columns `"object + 0 rings"`, ..., `"random, as many as + 0"`, ... (where so many patches lie outside
-        of the object in every sample) and, where there are some, `"registers"` (rows whose norm exceeds the mean by two standard
-        deviations). `corrupted` is the run with all image rows ablated.
+        A sweep of one row: columns `"object + 0 rings"`, ..., `"random, as many as + 0"`, ..., `"registers"` (rows whose norm
+        exceeds the mean by two standard deviations); NaN in samples where so few patches lie outside of the object, or no row is
+        a register. `corrupted` is the run with all image rows ablated.
 
     Raises:
         InputError: for objects that no row shows, or a mean of another width.
@@ -98,37 +100,40 @@ def ablate_object(
         )
     patches = [_Patches(batch, sample, image) for sample in range(batch.size)]
     inside = [patch.numbers_among(numbers) for patch, numbers in zip(patches, positions.numbers, strict=True)]
-    groups: dict[str, list[list[torch.Tensor]]] = {}
-    for ring in rings:
-        rows = [patch.grown(cells, ring) for patch, cells in zip(patches, inside, strict=True)]
-        groups[f"object + {ring} rings"] = [rows]
-    for ring in rings:
-        grown = [
-            torch.isin(patch.numbers, rows)
-            for patch, rows in zip(patches, groups[f"object + {ring} rings"][0], strict=True)
-        ]
-        pairs = list(zip(patches, inside, grown, strict=True))
-        if all(int((~cells).sum()) >= int(more.sum()) for _, cells, more in pairs):
-            groups[f"random, as many as + {ring}"] = [
-                [patch.others(cells, int(more.sum()), seed) for patch, cells, more in pairs] for seed in seeds
-            ]
+    groups = _groups(patches, inside, rings, seeds)
     _, cache = model.run_with_cache(batch, names=at)
-    registers = [patch.registers(cache[at][sample]) for sample, patch in enumerate(patches)]
-    if all(map(len, registers)):
-        groups["registers"] = [registers]
+    groups["registers"] = [[patch.registers(cache[at][sample]) for sample, patch in enumerate(patches)]]
+    groups = {name: draws for name, draws in groups.items() if any(map(len, draws[0]))}
     values = mean.float().expand(cache[at].shape)
 
     def without(rows: Positions) -> torch.Tensor:
         with model.intervene(Replace(at, values, positions=rows)):
             return measure(model, batch, metric=metric).float().cpu()
 
-    columns = [torch.stack([without(rows) for rows in draws]).mean(0) for draws in groups.values()]
+    columns = []
+    for draws in groups.values():
+        column = torch.stack([without(rows) for rows in draws]).mean(0)
+        columns.append(column.masked_fill(torch.tensor([not len(own) for own in draws[0]]), torch.nan))
     clean, corrupted = measure(model, batch, metric=metric).float().cpu(), without("image")
     identity = run_identity(model, True, the_batch=batch, metric=metric, objects=objects, mean=mean, rings=tuple(rings))
     return PatchSweep(
         torch.stack(columns)[None], [at], list(groups), clean, corrupted, "noise", metric_name(metric),
         boxes=(None,) * len(groups), identity=identity,
     )  # fmt: skip
+
+
+def _groups(
+    patches: Sequence["_Patches"], inside: Sequence[torch.Tensor], rings: Sequence[int], seeds: Sequence[int]
+) -> dict[str, list[list[torch.Tensor]]]:
+    """By column, one or several draws of the own positions that are ablated in each sample; none where there are too few."""
+    grown = {ring: [patch.grown(cells, ring) for patch, cells in zip(patches, inside, strict=True)] for ring in rings}
+    groups = {f"object + {ring} rings": [rows] for ring, rows in grown.items()}
+    for ring, rows in grown.items():
+        several = list(zip(patches, inside, rows, strict=True))
+        groups[f"random, as many as + {ring}"] = [
+            [patch.others(cells, len(own), seed) for patch, cells, own in several] for seed in seeds
+        ]
+    return groups
 
 
 class _Patches:
@@ -152,10 +157,10 @@ class _Patches:
         return self.numbers[raster[0, 0, self.cells[:, 0], self.cells[:, 1]] > 0]
 
     def others(self, inside: torch.Tensor, count: int, seed: int) -> torch.Tensor:
-        """So many random own positions of patches that the object does not cover."""
+        """So many random own positions of patches that the object does not cover; none where these are fewer."""
         outside = self.numbers[~inside]
         order = torch.randperm(len(outside), generator=torch.Generator().manual_seed(seed))
-        return outside[order[:count]].sort().values
+        return outside[order[:count] if count <= len(outside) else order[:0]].sort().values
 
     def registers(self, states: Float[torch.Tensor, "pos d_model"]) -> torch.Tensor:
         """The own positions of patches that are far longer than the others."""

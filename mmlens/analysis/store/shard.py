@@ -24,7 +24,7 @@ _FILE = TensorKind(
 _STEP, _TOKEN = "row.step", "row.token"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """What is kept of a sample that was looked at, whether it gave rows or not.
 
@@ -167,7 +167,9 @@ class FileShard:
     @cached_property
     def records(self) -> tuple[Record, ...]:
         """The samples."""
-        return tuple(Record(**{**fields, "words": tuple(fields["words"])}) for fields in self._file.about["records"])
+        # given up by the file, which else would hold all that is said of them once more
+        records = self._file.about.pop("records")
+        return tuple(Record(**{**fields, "words": tuple(fields["words"])}) for fields in records)
 
     @cached_property
     def words(self) -> dict[int, str]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,7 +172,7 @@ class ActivationStore(Display):
         """A row per sample that was looked at: number, key, rows, words, caption, truth and name."""
         import pandas as pd
 
-        return pd.DataFrame([vars(record) for record in self.records])
+        return pd.DataFrame([asdict(record) for record in self.records])
 
     def to_dataset(self) -> Any:
         """A Hugging Face `datasets.IterableDataset` of rows, a column per point; streams, so it may exceed memory.

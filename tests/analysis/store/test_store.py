@@ -39,7 +39,7 @@ def gather(subject: Subject, into: Path | None = None, dataset: Any = DATASET, *
 
 def assert_equal(found: ActivationStore, expected: ActivationStore) -> None:
     """The same samples, and bit-equal states, in the same order."""
-    assert [vars(record) for record in found.records] == [vars(record) for record in expected.records]
+    assert found.records == expected.records
     for point in expected.points:
         mine, theirs = found.at(point), expected.at(point)
         assert torch.equal(mine.values, theirs.values)
