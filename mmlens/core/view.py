@@ -87,7 +87,7 @@ class Display:
         return self._still_view().html
 
     def _still_view(self) -> View:
-        return drawn_by("page.show.view_of")(self, None, run=False)
+        return drawn_by("page.show.display_of")(self)
 
 
 class Viewable(Display):

@@ -12,10 +12,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from mmlens.analysis.attention.looks import AttentionLooks
-from mmlens.core.view import View, Viewable
+from mmlens.core.view import Display, View
 from mmlens.inputs.images import Picture, load_image
 from mmlens.viz.page.encode import encode_array, encode_pack
 from mmlens.viz.page.pack import Pack
+from mmlens.viz.page.pack_frames import headline_of
 from mmlens.viz.page.pack_looks import looks_pack
 from mmlens.viz.page.packs import pack_of
 from mmlens.viz.page.still import encoded, still_of
@@ -34,7 +35,7 @@ _START = (
 )
 
 
-def view_of(result: Viewable, image: Picture | None = None, *, run: bool = False) -> View:
+def view_of(result: Display, image: Picture | None = None, *, run: bool = False) -> View:
     """What a result shows: its pack in the viewer.
 
     Args:
@@ -43,6 +44,14 @@ def view_of(result: Viewable, image: Picture | None = None, *, run: bool = False
         run: whether its model may run once.
     """
     return show(pack_of(result, None if image is None else load_image(image), run=run))
+
+
+def display_of(result: Display) -> View:
+    """What stands below a notebook's cell: no model runs for it, and what cannot be drawn says why and raises nothing."""
+    try:
+        return view_of(result)
+    except Exception as error:  # noqa: BLE001 - a cell that worked does not end in an error
+        return show(Pack(headline_of(result), notes=(f"It cannot be shown: {error}",)))
 
 
 def looks_view(looks: AttentionLooks, image: Picture | None, heads: Literal["best", "all"]) -> View:

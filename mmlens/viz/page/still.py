@@ -11,8 +11,8 @@ from mmlens.viz.page.pack import Pack
 
 #: The longer side, in pixels.
 SIDE = 320
-#: The weight of colours over the picture.
-_WEIGHT = 0.55
+#: The weight of colours over the picture: of all where there are two signs, and of the strongest besides; as in the viewer.
+_WEIGHT, _STRONGEST = 0.08, 0.6
 
 
 def still_of(pack: Pack) -> Image.Image | None:
@@ -34,11 +34,13 @@ def still_of(pack: Pack) -> Image.Image | None:
     share = values / (2 * limit) + 0.5 if signed else values / limit
     colors = colormaps[DIVERGING if signed else OVER_PICTURE](np.nan_to_num(share))[:, :3] * 255
     pixels = np.array(picture, dtype=np.float32)
-    for box, color, number in zip(np.round(boxes * factor).astype(int), colors, values, strict=True):
+    reach = 1.0 if array.scale == "range" else np.minimum(1, np.abs(np.nan_to_num(values)) / limit)
+    weights = np.broadcast_to(_WEIGHT * signed + _STRONGEST * reach, values.shape)
+    for box, color, number, weight in zip(np.round(boxes * factor).astype(int), colors, values, weights, strict=True):
         if not np.isnan(number):
             left, top, right, bottom = box
             part = np.s_[top : max(bottom, top + 1), left : max(right, left + 1)]
-            pixels[part] = pixels[part] * (1 - _WEIGHT) + color * _WEIGHT
+            pixels[part] = pixels[part] * (1 - weight) + color * weight
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
