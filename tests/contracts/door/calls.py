@@ -58,6 +58,7 @@ UNUSED = {
     "HookedMultimodal.revert",
     "MappedStates",
     "MappedStates.of",
+    "MappedStates.of_rows",
     "RandomUnits.interval",
     *(f"SparseDictionary.{name}" for name in ("code_gradients", "codes", "flat", "pre_codes", "written")),
     "data.SampleSet",
