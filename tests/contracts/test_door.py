@@ -58,6 +58,8 @@ def is_accepted(result: Result) -> bool:
         or place in ("HookedMultimodal.tokens_to_residual_directions.tokens", "Circuit.p_values.correction")
         # only matches that run the model read their pictures; a measure compares logits when it is called
         or place in ("random_units.batch", "metrics.Metric.on.clean")
+        # scenes make their objects
+        or place == "lab.SceneObject.color"
         # a sample of text alone has no pictures
         or place
         in ("Sample.images", "MultimodalBatch.images", "HookedMultimodal.prepare.images", "AttributionGraph.images")

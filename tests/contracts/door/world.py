@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 
 import mmlens as mm
 from mmlens.analysis.statistics.intervals import mean_interval
+from mmlens.core.saved import Saved
 from tests.analysis.readers import published
+from tests.results import RESULTS, all_of
 from tests.viz import made
 
 POINT = "blocks.4.hook_resid_post"
@@ -468,6 +470,13 @@ OBJECTS: dict[str, Callable[[World], Any]] = {
 }
 
 EXAMPLES: dict[str, Callable[[World], Any]] = {
+    **{
+        f"{start}{kind.__name__}.load.path": lambda w, name=kind.__name__: w.saved(RESULTS[name]())
+        for kind in all_of(Saved)
+        for start in ("", "edits.", "scorers.")
+    },
+    "ContextualIndex.of.states": lambda w: {POINT: torch.ones(2, 192)},
+    "ContextualIndex.of.words": lambda w: {POINT: ("a", "b")},
     "model": lambda w: w.model,
     "batch": lambda w: w.batch,
     "clean": lambda w: w.batch,
@@ -559,7 +568,6 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "AttributionGraph.edges": lambda w: 0.9,
     "AttributionGraph.into.name": lambda w: "logit red@" + str(w.attribution_graph.members[-1].rows[0]),
     "AttributionGraph.to_circuit_tracer.path": lambda w: str(w.folder / "graph.json"),
-    "AttributionGraph.load.path": lambda w: w.saved(w.attribution_graph),
     "AttributionGraph.image": lambda w: 0,
     "monosemanticity.codes": lambda w: torch.eye(3),
     "monosemanticity.embeddings": lambda w: torch.eye(3),
@@ -775,9 +783,7 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "Measurements.draws.method": lambda w: "contribution",
     "Measurements.standing.quantity": lambda w: w.measured.quantities[0].name,
     "Measurements.standing.method": lambda w: "contribution",
-    "Measurements.load.path": lambda w: w.saved(w.measured),
     "edits.Edit.retaught.rows": lambda w: ["L2.u9"],
-    "edits.Edit.load.path": lambda w: w.saved(w.edit),
     "PatchSweep.top.k": lambda w: 2,
     "lab.Scene.twin.mood": lambda w: next(mood for mood in mm.lab.MOODS if mood != w.scenes[0].mood),
     "lab.Scene.save.path": lambda w: "scene.png",
@@ -786,19 +792,7 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "positions.mask.mask": lambda w: w.scenes[0].objects[0].mask,
     "ActivationCache.load.path": lambda w: w.saved(w.cache),
     "ActivationStore.load.path": lambda w: w.stored,
-    "Circuit.load.path": lambda w: w.saved(w.circuit),
-    "CircuitEvaluation.load.path": lambda w: w.saved(w.evaluation),
-    "CircuitCurve.load.path": lambda w: w.saved(w.curve),
-    "CircuitOverlap.load.path": lambda w: w.saved(mm.circuits.overlap(w.circuit, w.circuit, n_random=2)),
-    "ConceptBank.load.path": lambda w: w.saved(w.bank),
-    "ConceptShift.load.path": lambda w: w.saved(w.shift),
-    "DoseCurve.load.path": lambda w: w.saved(w.dose),
-    "EditReport.load.path": lambda w: w.saved(w.edit_report),
     "NeuronScores.load.path": lambda w: w.saved(w.scores),
-    "PatchSweep.load.path": lambda w: w.saved(w.sweep),
-    "SteeringReport.load.path": lambda w: w.saved(w.steering_report),
-    "SteeringVector.load.path": lambda w: w.saved(w.vector),
-    "HeadRanking.load.path": lambda w: w.saved(w.head_ranking),
     "Permuted.contrast": lambda w: mm.decoding.PAI(),
     "ContextualIndex.load.path": lambda w: w.saved(w.word_index),
     "contextual_index.texts": lambda w: ["a red circle and a moon"],
@@ -812,7 +806,6 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "ablate_object.mean": lambda w: torch.ones(192),
     "mean_image_row.at": lambda w: "hook_embed",
     "information_flow.objects": lambda w: mm.positions.box((8, 8, 40, 40)),
-    "MitigationReport.load.path": lambda w: w.saved(w.mitigation),
     "MitigationReport.method": lambda w: "boosted",
     "MitigationReport.task": lambda w: "pope",
     "MitigationReport.score": lambda w: "F1",
@@ -820,12 +813,10 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "mitigation_report.methods": lambda w: {"contrast": "contrasted"},
     "Intervened.interventions": lambda w: (w.steer,),
     "score_maps.maps": lambda w: [w.heat_map] * 2,
-    "SteeringTable.load.path": lambda w: w.saved(w.table),
     "SteeringTable.of.keys": lambda w: w.table.keys[:1],
     "SteeringTable.keys": lambda w: ("a", "b"),
     "SteeringTable.vectors": lambda w: torch.ones(2, 192),
     "SteeringTable.at": lambda w: POINT,
-    "LearnedPredictor.load.path": lambda w: w.saved(w.predictor),
     "LearnedPredictor.w_in": lambda w: torch.ones(4, 192),
     "LearnedPredictor.bias": lambda w: torch.ones(4),
     "LearnedPredictor.w_out": lambda w: torch.ones(192, 4),
@@ -842,13 +833,8 @@ EXAMPLES: dict[str, Callable[[World], Any]] = {
     "blank_patch_vectors.at": lambda w: "vision.blocks.0.hook_resid_post",
     "blank_patch_vectors.draws": lambda w: 1,
     "joint_vectors.tables": lambda w: {POINT: w.table},
-    "HeatMap.load.path": lambda w: w.saved(w.heat_map),
-    "PatchscopeReading.load.path": lambda w: w.saved(w.patchscope),
-    "Agreement.load.path": lambda w: w.saved(w.agreement),
-    "PathSweep.load.path": lambda w: w.saved(w.path_sweep),
     "mitigation_report.max_new_tokens": lambda w: {"pope": 2},
     "reproduce.limit": lambda w: 2,
-    "StudyTable.load.path": lambda w: w.saved(w.study_table),
     "reproduce.paper": lambda w: "pan",
     "reproduce.into": lambda w: w.folder / "studies",
     "finetune.into": lambda w: w.folder / "finetuned",
