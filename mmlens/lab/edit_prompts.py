@@ -65,20 +65,22 @@ class _Asker:
 
     def questions(self, scenes: Sequence[Scene]) -> EditQuestions:
         """All sets."""
-        holding = [scene for scene in scenes if self._changing(scene)]
+        sources = [scene for scene in scenes if self._changing(scene)]
         others = [scene for scene in scenes if not self._changing(scene)]
-        if not holding:
+        if not sources:
             raise InputError(f"None of the {len(scenes)} scenes has a thing of the name {self.source!r}; draw more.")
         same = self._sample(
-            (scene, [q for q in scene.questions if (q.kind, q.answer) == (self.kind, self.source)]) for scene in holding
+            (scene, [q for q in scene.questions if (q.kind, q.answer) == (self.kind, self.source)]) for scene in sources
         )
-        captions = [_sample_of(scene, None) for scene in holding]
+        captions = [_sample_of(scene, None) for scene in sources]
         pictures = {"same question": same, "caption": captions}
         writings = {
             f"{name}, in writing": [sample.as_writing for sample in samples] for name, samples in pictures.items()
         }
         return EditQuestions(
-            _filled(pictures | writings), _filled(self._consistency(holding)), _filled(self._controls(holding, others))
+            _filled(pictures | writings),
+            _filled(self._consistency(sources)),
+            _filled(self._controls(sources, others)),
         )
 
     def _changing(self, scene: Scene) -> list[Placed]:
@@ -91,9 +93,9 @@ class _Asker:
 
     def _twin(self, scene: Scene) -> Scene:
         """The scene in which every such thing has the target's name."""
-        changing = self._changing(scene)
+        things = self._changing(scene)
         for number, thing in enumerate(scene.placed):
-            if thing in changing:
+            if thing in things:
                 changes = {self.kind: self.target}
                 scene = scene.twin(object=number, **changes)
         return scene
@@ -118,10 +120,10 @@ class _Asker:
             ]
             texts = {question.text for question in scene.questions}
             reverse = "shape" if self.kind == "color" else "color"
-            asked = [question for question in twin.questions if self.target in question.text.split()]
+            target_questions = [question for question in twin.questions if self.target in question.text.split()]
             sets["presence of the old"].append((scene, old))
             sets["presence of the new"].append((scene, new))
-            look_ups = [q for q in asked if q.kind == reverse and q.text not in texts]
+            look_ups = [q for q in target_questions if q.kind == reverse and q.text not in texts]
             sets["reverse look-up"].append((scene, look_ups))
             sets["entailments"].append((scene, self._entailments(scene, twin)))
         return {name: self._sample(pairs) for name, pairs in sets.items()}

@@ -121,6 +121,6 @@ def _effects(
         return estimate.effects[name].of_groups(pair.model.graph[name], groups[name], target).cpu()
 
     keys = {f"{number} {node.name}": node.name for node in pair.nodes}
-    described = partial(identity_of, [pair.clean, pair.corrupted])
-    effects = shared_tensors(list(keys), work, process_of(pair.model), results, run=described)
+    identity = partial(identity_of, [pair.clean, pair.corrupted])
+    effects = shared_tensors(list(keys), work, process_of(pair.model), results, run=identity)
     return {keys[key]: effect for key, effect in effects.items()}

@@ -101,8 +101,8 @@ def attribution_graph(
         points = {at: (graph[at], leaves[at].shape) for at, _ in edges.entering}
         first = len(nodes)
         sources, order = pooled(sources, rules, targets.batch, points)
-        joined = matrix.new_zeros(len(matrix), len(sources)).index_add_(1, torch.tensor(order), matrix[:, first:])
-        matrix = torch.cat([matrix[:, :first], joined], 1)
+        source_sums = matrix.new_zeros(len(matrix), len(sources)).index_add_(1, torch.tensor(order), matrix[:, first:])
+        matrix = torch.cat([matrix[:, :first], source_sums], 1)
     nodes += sources
     nodes += [_logit(model, *pair, float(number)) for pair, number in zip(pairs, value, strict=True)]
     matrix = torch.cat([matrix, matrix.new_zeros(len(matrix), len(pairs))], 1)

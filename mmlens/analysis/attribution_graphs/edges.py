@@ -177,7 +177,7 @@ class Edges:
         by_point = dict(zip(names, products, strict=True))
         features: list[torch.Tensor] = []
         errors: list[torch.Tensor] = []
-        entering: list[torch.Tensor] = []
+        inputs: list[torch.Tensor] = []
         for point, source in self.sources.items():
             gradient, width = by_point.get(point), source.rest.shape[1]
             wide = torch.promote_types(back.dtype, torch.float32)
@@ -187,8 +187,8 @@ class Edges:
                 rows = gradient.reshape(len(back), -1, width).to(wide)
                 parts = source.of_features(rows), source.of_rest(rows)
             features.append(parts[0].to(wide))
-            (entering if source.cut is None else errors).append(parts[1].to(wide))
-        return torch.cat([*features, *errors, *entering], 1)
+            (inputs if source.cut is None else errors).append(parts[1].to(wide))
+        return torch.cat([*features, *errors, *inputs], 1)
 
     def _require_sum(
         self, edges: torch.Tensor, bias: torch.Tensor, value: torch.Tensor, what: str, dtype: torch.dtype
@@ -219,10 +219,10 @@ def _comes_before(point: str, name: str, order: list[str]) -> bool:
 
 def _of_cut(cut: Cut, run: LinearRun) -> SourcePoints:
     y = run.leaves[cut.name].detach()
-    nothing = torch.zeros(0, dtype=torch.long)
+    no_rows = torch.zeros(0, dtype=torch.long)
     if cut.dictionary is None:
         rows = flat_rows(y, y.shape[-1])
-        return SourcePoints(cut, rows, torch.arange(len(rows)), nothing, nothing, torch.zeros(0))
+        return SourcePoints(cut, rows, torch.arange(len(rows)), no_rows, no_rows, torch.zeros(0))
     dictionary = cut.dictionary.to(y.device)
     x = flat_rows(run.reads[cut.name].detach(), dictionary.d_in).to(dictionary.W_enc.dtype)
     codes = dictionary.encode(x)
@@ -236,9 +236,9 @@ def _of_cut(cut: Cut, run: LinearRun) -> SourcePoints:
 
 def _of_entrance(leaf: torch.Tensor, texts: torch.Tensor | None) -> SourcePoints:
     rows = flat_rows(leaf.detach(), leaf.shape[-1])
-    nothing = torch.zeros(0, dtype=torch.long)
-    which = torch.arange(len(rows)) if texts is None else texts.nonzero().flatten().cpu()
-    return SourcePoints(None, rows, which, nothing, nothing, torch.zeros(0))
+    no_rows = torch.zeros(0, dtype=torch.long)
+    text_rows = torch.arange(len(rows)) if texts is None else texts.nonzero().flatten().cpu()
+    return SourcePoints(None, rows, text_rows, no_rows, no_rows, torch.zeros(0))
 
 
 def _bias(dictionary: SparseDictionary, like: torch.Tensor) -> torch.Tensor:

@@ -274,8 +274,8 @@ class AttributionGraph(Viewable, Saved):
         """
         target = require_graph_path(path)
         order = self.influence.argsort(descending=True)
-        cumulated = torch.zeros_like(self.influence)
-        cumulated[order] = self.influence[order].cumsum(0) / self.influence.sum().clamp_min(1e-30)
+        running_share = torch.zeros_like(self.influence)
+        running_share[order] = self.influence[order].cumsum(0) / self.influence.sum().clamp_min(1e-30)
         count = len(self.weights) - len(self.shares)
         targets = [*range(count), *range(len(self.members) - len(self.shares), len(self.members))]
         target_of, source_of = self._edge_mask.nonzero(as_tuple=True)
@@ -286,7 +286,7 @@ class AttributionGraph(Viewable, Saved):
             texts=self.texts,
             slug=target.stem,
             scan=scan,
-            cumulated=cumulated.tolist(),
+            cumulated=running_share.tolist(),
             probabilities=self.probabilities.tolist(),
             numbers=self._node_mask.nonzero().flatten().tolist(),
             threshold=self.threshold,

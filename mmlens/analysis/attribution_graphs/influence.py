@@ -53,12 +53,12 @@ def influence_of(
 
 def largest(scores: Float[torch.Tensor, "..."], share: float) -> Bool[torch.Tensor, "..."]:
     """The largest scores that make up a share of their sum, and those that are equal to the least of them."""
-    ordered = scores.flatten().sort(descending=True).values
-    total = ordered.double().cumsum(0)
-    if not len(ordered) or total[-1] <= 0:
+    sizes = scores.flatten().sort(descending=True).values
+    total = sizes.double().cumsum(0)
+    if not len(sizes) or total[-1] <= 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     place = int(torch.searchsorted(total / total[-1], torch.tensor(share, dtype=torch.float64)))
-    return scores >= ordered[min(place, int((ordered > 0).sum()) - 1)]
+    return scores >= sizes[min(place, int((sizes > 0).sum()) - 1)]
 
 
 def pruned(

@@ -94,8 +94,8 @@ class Rows:
         if feature is not None:
             place = str(Feature.at(f"{at.name}.{Feature.point}", feature))
         elif kind == "error":
-            parsed = HookName.parse(at.name)
-            place = f"{block_name(parsed.part, parsed.stack or '', parsed.layer or 0)}.{parsed.rest}.error"
+            hook = HookName.parse(at.name)
+            place = f"{block_name(hook.part, hook.stack or '', hook.layer or 0)}.{hook.rest}.error"
         else:
             place = at.name
         return GraphNode(

@@ -84,9 +84,9 @@ def structure_of(model: HookedMultimodal, dictionaries: Sequence[SparseDictionar
     Raises:
         InputError: for dictionaries that cannot be there, or that change the scale of what they read.
     """
-    spliced = Splices(model).sites(dictionaries)
+    splice_sites = Splices(model).sites(dictionaries)
     graph = model.plain_graph
-    for name, (dictionary, _) in spliced.items():
+    for name, (dictionary, _) in splice_sites.items():
         if dictionary.normalization != "none":
             raise InputError(
                 f"The dictionary at {name} normalises what it reads ({dictionary.normalization}), so that its codes are not "
@@ -94,12 +94,12 @@ def structure_of(model: HookedMultimodal, dictionaries: Sequence[SparseDictionar
             )
         if graph[name].dead:
             raise InputError(f"{name} reaches nothing: {graph[name].dead}.")
-    in_towers = any(graph[name].part != "language" for name in spliced)
+    in_towers = any(graph[name].part != "language" for name in splice_sites)
     parts: tuple[Part, ...] = ("vision", "projector", "language") if in_towers else ("language",)
     cuts = [
-        Cut(node, *spliced.get(node.name, (None, None)))
+        Cut(node, *splice_sites.get(node.name, (None, None)))
         for node in graph
-        if node.name in spliced or (node.part in parts and not node.dead and _is_opaque(model, node))
+        if node.name in splice_sites or (node.part in parts and not node.dead and _is_opaque(model, node))
     ]
     nodes = [node for node in graph if node.part in parts and not node.dead]
     scales = [node.name for node in nodes if node.kind.endswith("scale")]
@@ -127,10 +127,14 @@ def _entrances(model: HookedMultimodal, in_towers: bool) -> list[Entrance]:
     """The first points of streams, and what enters the language model elsewhere: DeepStack, memories of cross-attention."""
     graph = model.plain_graph
     first = {node.name: node for node in graph if node.role == "writes" and node.layer is None}
-    merged = {name for name in first if any(graph[p].part == "projector" for p in graph.digraph.predecessors(name))}
+    behind_projector = {
+        name for name in first if any(graph[p].part == "projector" for p in graph.digraph.predecessors(name))
+    }
     if in_towers:
         entrances = [
-            Entrance(node, name in merged) for name, node in first.items() if node.part in ("vision", "language")
+            Entrance(node, name in behind_projector)
+            for name, node in first.items()
+            if node.part in ("vision", "language")
         ]
     else:
         beside = [

@@ -63,12 +63,14 @@ def logit_targets(
     tokens = [tokens_of(model, word) for word in words]
     if len(set(tokens)) < len(tokens):
         raise InputError(f"target={target!r} names a token twice, so that it would count double; name it once.")
-    found = word_targets(model, batch, tokens or [(0,)])
-    if len(found) != 1:
+    word_list = word_targets(model, batch, tokens or [(0,)])
+    if len(word_list) != 1:
         longer = [str(word) for word, ids in zip(words, tokens, strict=True) if len(ids) > 1]
         raise InputError(
             f"{', '.join(longer)} are several tokens, which have to be written one by one: draw a graph of one such word alone."
         )
     return Targets(
-        found[0].batch, found[0].rows(model.plain_graph[HEAD]), tuple(found[0].token.tolist()) if words else ()
+        word_list[0].batch,
+        word_list[0].rows(model.plain_graph[HEAD]),
+        tuple(word_list[0].token.tolist()) if words else (),
     )

@@ -87,9 +87,9 @@ def curve(
     data = PairData.of(model, pairs, graph, metric, rule)
     mean, total = circuit.scores.mean(-1), int(graph.allowed.sum())
     counts = [int(share * total + 1e-9) for share in shares]
-    ranked: dict[str, list[torch.Tensor]] = {by: _ranked(graph, mean, by, counts, choice) for by in RANKINGS}
-    n_edges = torch.tensor([[int(mask.sum()) for mask in masks] for masks in ranked.values()])
-    masks_by_name, generator = dict(ranked), np.random.default_rng(seed)
+    masks_by_ranking: dict[str, list[torch.Tensor]] = {by: _ranked(graph, mean, by, counts, choice) for by in RANKINGS}
+    n_edges = torch.tensor([[int(mask.sum()) for mask in masks] for masks in masks_by_ranking.values()])
+    masks_by_name, generator = dict(masks_by_ranking), np.random.default_rng(seed)
     for draw in range(n_random):
         masks_by_name[f"random {draw}"] = [
             random_circuit(graph, n, generator) if n else torch.zeros_like(graph.allowed) for n in n_edges[0].tolist()

@@ -178,7 +178,9 @@ def evaluate_circuit(
     circuits |= {f"edge {number}": _without(graph, circuit.kept, edge) for number, edge in enumerate(weakest)}
     for number, mask in enumerate(random_masks):
         circuits |= {f"random {number}": mask, f"random rest {number}": graph.allowed & ~mask}
-        circuits |= {f"random {number} edge {which}": _drop(mask, generator) for which in range(per_circuit)}
+        circuits |= {
+            f"random {number} edge {number_of_edge}": _drop(mask, generator) for number_of_edge in range(per_circuit)
+        }
     values = measured(data, circuits, results, progress=progress)
     empty, gap = data.end(1), float((data.end(0) - data.end(1)).mean())
     require_gap(gap)

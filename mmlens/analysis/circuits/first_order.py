@@ -144,13 +144,13 @@ def _gradients(
         name = into_product(pair.points, attn, kind)
         axis = model.graph[name].axes.split().index("head")
         of_heads = HeadGradients(states[name], states[reader.at], gradients[name], axis, calls.get((attn, kind)))
-        pulled = of_heads.of([readers[number].head or 0 for number in numbers])
-        if pulled is None:
+        at_stream = of_heads.of([readers[number].head or 0 for number in numbers])
+        if at_stream is None:
             raise InputError(
                 f"The {kind} of {attn} are not computed from what the attention receives, "
                 "so no gradient of their stream is known. Use nodes='attention'."
             )
-        yield numbers, pulled
+        yield numbers, at_stream
 
 
 def _moved(pair: Pair, step: PathStep) -> list[HookPair]:

@@ -84,11 +84,11 @@ class GroupNames:
         """
         names = {}
         for group in self.masks[0]:
-            pictured = [
+            picture_writers = [
                 batch.layout.is_image[masks[group]] & has_pictures
                 for batch, masks in zip(self.batches, self.masks, strict=True)
             ]
-            is_picture = torch.cat(pictured)
+            is_picture = torch.cat(picture_writers)
             if not len(is_picture):
                 continue
             if is_picture.any() and not is_picture.all():

@@ -93,15 +93,15 @@ class HeadGradients:
         """The gradient of each head, of the stream's shape; None if the heads are not made of the stream."""
         gradients_by_head: dict[int, torch.Tensor] = {}
         for head in dict.fromkeys((heads[0], heads[-1])):
-            pulled = self._pulled(self.state, self._alone(head))
-            if pulled is None:
+            gradient = self._pulled(self.state, self._alone(head))
+            if gradient is None:
                 return None
-            gradients_by_head[head] = pulled
-        short = all(_alike(self._short(head), pulled) for head, pulled in gradients_by_head.items())
+            gradients_by_head[head] = gradient
+        short = all(_alike(self._short(head), gradient) for head, gradient in gradients_by_head.items())
         for head in heads:
             if head not in gradients_by_head:
-                pulled = self._short(head) if short else self._pulled(self.state, self._alone(head))
-                gradients_by_head[head] = self.stream.new_zeros(self.stream.shape) if pulled is None else pulled
+                gradient = self._short(head) if short else self._pulled(self.state, self._alone(head))
+                gradients_by_head[head] = self.stream.new_zeros(self.stream.shape) if gradient is None else gradient
         return [gradients_by_head[head] for head in heads]
 
     def _alone(self, head: int) -> torch.Tensor:
@@ -127,8 +127,8 @@ class HeadGradients:
             return None
         width = self.made.shape[-1] // count
         rows = slice(head * width, (head + 1) * width)
-        received = self.made[..., rows] @ self.call.linear.weight.detach()[rows]
-        return received if self.call.received is self.stream else self._pulled(self.call.received, received)
+        projection = self.made[..., rows] @ self.call.linear.weight.detach()[rows]
+        return projection if self.call.received is self.stream else self._pulled(self.call.received, projection)
 
 
 def _alike(found: torch.Tensor | None, expected: torch.Tensor) -> bool:

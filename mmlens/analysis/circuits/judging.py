@@ -38,7 +38,7 @@ def measured(
         results: keeps finished runs.
         progress: show a progress bar.
     """
-    allowed = data.graph.allowed
+    edge_mask = data.graph.allowed
     different: dict[bytes, str] = {}
     name_of_run = {name: different.setdefault(mask.numpy().tobytes(), name) for name, mask in circuits.items()}
     names = [name for name in different.values() if circuits[name].any()]
@@ -48,15 +48,15 @@ def measured(
         for number, pairs in enumerate(data):
 
             def work(key: str, pairs: Sequence = pairs, start: int = len(f"batch {number}: ")) -> torch.Tensor:
-                patched = allowed & ~circuits[key[start:]]
+                patched = edge_mask & ~circuits[key[start:]]
                 return torch.stack([pair.run(patched) for pair in pairs]).sum(0).detach().cpu()
 
             keys = [f"batch {number}: {name}" for name in names]
             identity = partial(identity_of, list(data.pairs[number]))
-            found = shared_tensors(keys, work, process, results, run=identity, on_done=bar.update)
+            results_by_key = shared_tensors(keys, work, process, results, run=identity, on_done=bar.update)
             for name, other in name_of_run.items():
                 empty = data.ends[number][1]
-                parts[name].append(found[f"batch {number}: {other}"] if circuits[name].any() else empty)
+                parts[name].append(results_by_key[f"batch {number}: {other}"] if circuits[name].any() else empty)
     return {name: torch.cat(values) for name, values in parts.items()}
 
 

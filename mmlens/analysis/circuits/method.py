@@ -104,8 +104,8 @@ def divergence(
 @torch.no_grad()
 def clean_answers(pairs: Sequence[Pair]) -> list[torch.Tensor]:
     """Log-probabilities of what the metric reads in the clean runs of a batch, by one run each."""
-    none = torch.zeros_like(pairs[0].graph.allowed)
-    return [pair.rows(none).float().log_softmax(-1) for pair in pairs]
+    no_edges = torch.zeros_like(pairs[0].graph.allowed)
+    return [pair.rows(no_edges).float().log_softmax(-1) for pair in pairs]
 
 
 CIRCUIT_METHODS: Registry[CircuitMethod] = Registry("finding circuits", CircuitMethod, verb="mm.find_circuit")

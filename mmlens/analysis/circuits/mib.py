@@ -142,5 +142,5 @@ def _edges(graph: EdgeGraph) -> Iterator[tuple[str, int, int, float]]:
             yield f"{writers[writer]}->logits", reader, writer, 1.0
         else:
             letter = f"<{to.kind}>" if to.kind in ("q", "k", "v") else ""
-            for fed in to.feeds:
-                yield f"{writers[writer]}->{_node(fed)}{letter}", reader, writer, 1 / len(to.feeds)
+            for name in to.feeds:
+                yield f"{writers[writer]}->{_node(name)}{letter}", reader, writer, 1 / len(to.feeds)

@@ -56,8 +56,8 @@ class CircuitOverlap(Viewable, Saved):
     @property
     def jaccard(self) -> float:
         """What both have, as a share of what either has."""
-        either = len(self.shared) + len(self.only_first) + len(self.only_second)
-        return len(self.shared) / either if either else 0.0
+        n_union = len(self.shared) + len(self.only_first) + len(self.only_second)
+        return len(self.shared) / n_union if n_union else 0.0
 
     @property
     def chance(self) -> Interval:
@@ -123,12 +123,12 @@ def overlap(
     generator = np.random.default_rng(seed)
     draws = []
     for _ in range(n_random):
-        drawn = [
+        random_parts = [
             _parts(c.graph, random_circuit(c.graph, int(c.kept.sum()), generator), p, common, of)
             for c, p in zip((first, second), places, strict=True)
         ]
-        either = len(drawn[0] | drawn[1])
-        draws.append(len(drawn[0] & drawn[1]) / either if either else 0.0)
+        n_union = len(random_parts[0] | random_parts[1])
+        draws.append(len(random_parts[0] & random_parts[1]) / n_union if n_union else 0.0)
     scores = [
         [float(circuit.scores[place[name]].mean().abs()) for name in common]
         for circuit, place in zip((first, second), places, strict=True)

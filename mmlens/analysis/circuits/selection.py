@@ -33,11 +33,11 @@ def grown(
     """n edges taken one by one from the logits back, each the strongest into what is there; fewer where no more lead there."""
     mask = torch.zeros_like(graph.allowed)
     heap: list[tuple[float, int, int]] = []
-    entered: set[int] = set()
+    writers: set[int] = set()
 
     def enter(readers: Sequence[int]) -> None:
-        for reader in set(readers) - entered:
-            entered.add(reader)
+        for reader in set(readers) - writers:
+            writers.add(reader)
             for writer in graph.allowed[reader].nonzero().flatten().tolist():
                 heappush(heap, (-float(strength[reader, writer]), reader, writer))
 

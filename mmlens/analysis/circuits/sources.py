@@ -97,9 +97,9 @@ class Source:
         if len(gradients) < _MANY:
             return [(torch.einsum("...d,hkd->...hk", gradient, weights) * values).sum(-1) for gradient in gradients]
         # what heads write is made once for many readers, some heads at a time for the sake of memory
-        stacked, parts = torch.stack(gradients, -1), []
+        matrix, parts = torch.stack(gradients, -1), []
         for start in range(0, len(weights), _HEADS):
             heads = slice(start, start + _HEADS)
             outputs = torch.einsum("...hk,hkd->...hd", values[..., heads, :], weights[heads])
-            parts.append(outputs.to(stacked) @ stacked)
+            parts.append(outputs.to(matrix) @ matrix)
         return list(torch.cat(parts, -2).unbind(-1))

@@ -53,7 +53,7 @@ def presence_questions(
         The sets "presence of the old" and "presence of the new", with the answers that agree with the edit; none, and the
         reason, where the model's tokenizer does not know such questions.
     """
-    samples = {sample.shown: sample for some in targets.values() for sample in some if sample.images}
+    samples = {sample.shown: sample for group in targets.values() for sample in group if sample.images}
     if not samples:
         return {}, "No presence was asked for: the target prompts have no pictures."
     sets = {}

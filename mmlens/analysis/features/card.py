@@ -124,11 +124,11 @@ def sae_card(
             targets, count = targets + int(target_mask(batch)[:, last_rows].sum()), count + batch.size
     if not count:
         raise InputError("The dataset is empty: there is no sample to measure a dictionary on.")
-    ce, replaced, zero = (losses / targets).tolist()
+    ce, ce_replaced, zero = (losses / targets).tolist()
     rows = sum(total.rows for total in sums.values())
-    fired = torch.stack([total.fired for total in sums.values()]).sum(0)
+    counts = torch.stack([total.fired for total in sums.values()]).sum(0)
     kinds = {kind: total.quality for kind, total in sums.items() if total.rows}
-    return DictionaryCard(at, kinds, ce, replaced, zero, (fired / max(rows, 1)).float(), count)
+    return DictionaryCard(at, kinds, ce, ce_replaced, zero, (counts / max(rows, 1)).float(), count)
 
 
 def _kinds(sequence: str, batch: MultimodalBatch) -> dict[str, str]:

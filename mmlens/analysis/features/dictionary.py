@@ -15,22 +15,18 @@ are folded into the encoder, so that the codes are the same and `p` is in their 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import sqrt
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
 
+from mmlens.analysis.features.dictionary_form import Activation, Normalization, require_settings, require_shapes
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Index
 from mmlens.core.tensor_kinds import Device
 from mmlens.interventions.steering_vector import SteeringVector
 
-#: How codes come from what the encoder returns: relu(p); the k largest of p, then relu; relu(p) where p > threshold; relu(p)
-#: where a gate of the same products is open; the largest of each of k groups of relu(p).
-Activation: TypeAlias = Literal["relu", "topk", "jumprelu", "gated", "groupmax"]
-#: What is done to each state before encoding, and undone after decoding.
-Normalization: TypeAlias = Literal["none", "constant_norm_rescale", "layer_norm"]
 _EPSILON = 1e-5
 
 
@@ -87,13 +83,12 @@ class SparseDictionary:
     _copies: dict[torch.device, "SparseDictionary"] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if isinstance(value, torch.Tensor):
-                wide = torch.promote_types(value.dtype, torch.float32)
-                object.__setattr__(self, entry.name, value.detach().to(wide))
-        _require_shapes(self)
-        _require_settings(self)
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        tensors = {name: value.detach() for name, value in values.items() if isinstance(value, torch.Tensor)}
+        for name, tensor in tensors.items():
+            object.__setattr__(self, name, tensor.to(torch.promote_types(tensor.dtype, torch.float32)))
+        require_shapes(tensors, self.is_transcoder)
+        require_settings(self.activation, self.normalization, self.k, tensors)
         if self.is_transcoder:
             object.__setattr__(self, "centred", False)
 
@@ -139,12 +134,12 @@ class SparseDictionary:
         if self.W_enc.device == device:
             return self
         if device not in self._copies:
-            moved: dict[str, Any] = {
+            tensors: dict[str, Any] = {
                 entry.name: value.to(device)
                 for entry in fields(self)
                 if isinstance(value := getattr(self, entry.name), torch.Tensor)
             }
-            self._copies[device] = replace(self, **moved)
+            self._copies[device] = replace(self, **tensors)
         return self._copies[device]
 
     # -- the two ways --------------------------------------------------------------------------------------------------
@@ -264,52 +259,3 @@ class SparseDictionary:
             scale, shift = self._moments(x)
             x = (x - shift) / (scale + _EPSILON) if self.normalization == "layer_norm" else x * scale
         return x - self.b_dec if self.centred else x
-
-
-def _require_shapes(dictionary: SparseDictionary) -> None:
-    """Refuse tensors that do not fit each other, or hold no numbers."""
-    if dictionary.W_enc.ndim != 2 or dictionary.W_dec.ndim != 2:
-        raise InputError(
-            f"W_enc must be [d_in feature] and W_dec [feature d_out], found {list(dictionary.W_enc.shape)} and "
-            f"{list(dictionary.W_dec.shape)}."
-        )
-    (d_in, count), d_out = dictionary.W_enc.shape, dictionary.W_dec.shape[1]
-    expected: dict[str, tuple[int, ...]] = {"W_dec": (count, d_out), "b_dec": (d_out,), "W_skip": (d_out, d_in)}
-    expected |= dict.fromkeys(("b_enc", "threshold", "b_gate", "r_mag"), (count,))
-    wrong = [
-        f"{name} {list(tensor.shape)} for {list(shape)}"
-        for name, shape in expected.items()
-        if (tensor := getattr(dictionary, name)) is not None and tensor.shape != shape
-    ]
-    if wrong:
-        raise InputError(f"The dictionary does not fit together (W_enc {[d_in, count]}): {'; '.join(wrong)}.")
-    if not dictionary.is_transcoder and d_in != d_out:
-        raise InputError(
-            f"An autoencoder gives back what it reads, and this one reads d={d_in} and writes d={d_out}: a transcoder, which "
-            "says what it reads: at_in=..."
-        )
-
-
-def _require_settings(dictionary: SparseDictionary) -> None:
-    """Refuse settings that contradict the tensors."""
-    if dictionary.activation not in get_args(Activation) or dictionary.normalization not in get_args(Normalization):
-        raise InputError(
-            f"activation={dictionary.activation!r} must be one of {', '.join(map(repr, get_args(Activation)))}, and "
-            f"normalization={dictionary.normalization!r} one of {', '.join(map(repr, get_args(Normalization)))}."
-        )
-    count, k = len(dictionary), dictionary.k
-    chooses = dictionary.activation in ("topk", "groupmax")
-    if chooses and not (k is not None and 1 <= k <= count):
-        raise InputError(f"activation={dictionary.activation!r} needs k in 1..{count}, found k={k}.")
-    if k is not None and not chooses:
-        raise InputError(f"k={k} has no meaning for activation={dictionary.activation!r}; leave it out.")
-    if dictionary.activation == "groupmax" and k is not None and count % k:
-        raise InputError(f"activation='groupmax' needs groups of equal size, and {count} features are no {k} groups.")
-    for name, owner in (("threshold", "jumprelu"), ("b_gate", "gated"), ("r_mag", "gated")):
-        if (getattr(dictionary, name) is not None) != (dictionary.activation == owner):
-            has = "lacks" if dictionary.activation == owner else "has"
-            raise InputError(
-                f"activation={dictionary.activation!r} {has} a tensor {name!r}, which {owner!r} alone needs."
-            )
-    if dictionary.W_skip is not None and not dictionary.is_transcoder:
-        raise InputError("W_skip goes past the features of a transcoder, which says what it reads: at_in=...")

@@ -57,8 +57,8 @@ def _weights(path: Path) -> Path:
             f"{path} holds {', '.join(pickles)}, which only running what it holds could open; convert it with the library that "
             "wrote it to SAELens's format (cfg.json and sae_weights.safetensors)."
         )
-    nested = sorted(child.name for child in path.iterdir() if child.is_dir())
-    hint = f" Its folders are {', '.join(nested[:6])}: name one." if nested else ""
+    folders = sorted(child.name for child in path.iterdir() if child.is_dir())
+    hint = f" Its folders are {', '.join(folders[:6])}: name one." if folders else ""
     names = ", ".join(file.name for file in files) or ", ".join(others[:6]) or "nothing"
     raise InputError(
         f"{path} holds {names}, and one file of weights is expected ({', '.join(_WEIGHTS)}): name the file.{hint}"

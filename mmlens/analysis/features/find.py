@@ -128,12 +128,12 @@ def _scores(
     other = None if corrupted is None else model.run_with_cache(corrupted, names=kinds)[1]
     # behind the dictionary where something else acts on its points, else at the point, where gradients are the model's own
     names = {at: at + _OUTPUT if model.spliced[at].active else at for at in dictionaries}
-    held: dict[str, torch.Tensor] = {}
+    codes_by_point: dict[str, torch.Tensor] = {}
 
     def hold(activation: torch.Tensor, hook: object) -> torch.Tensor:
         name = str(getattr(hook, "name", ""))
-        held[name] = activation if activation.requires_grad else activation.requires_grad_()
-        return held[name]
+        codes_by_point[name] = activation if activation.requires_grad else activation.requires_grad_()
+        return codes_by_point[name]
 
     rows = {at: SummedRows(model, targets, at, positions) for at in dictionaries}
     in_language = all(model.graph[at].part == "language" for at in dictionaries)
@@ -144,7 +144,7 @@ def _scores(
         for number, entries in enumerate(groups):
             gradients = torch.autograd.grad(
                 logits[entries].sum(),
-                [held[name] for name in names.values()],
+                [codes_by_point[name] for name in names.values()],
                 retain_graph=number < len(groups) - 1,
                 allow_unused=True,
             )

@@ -120,7 +120,7 @@ def page(
     if positions is None:
         positions = "image" if model.graph[unit.hook].sequence == "language" and image_share > 0.5 else "all"
     held = {
-        value: [Ablate([which], value=value, positions=positions) for which in (unit, control)]
+        value: [Ablate([feature_unit], value=value, positions=positions) for feature_unit in (unit, control)]
         for value in (highest * strength for strength in strengths)
     }
     before, clamped = _clamped(model, held, weak, max_new_tokens, batch_size)

@@ -47,5 +47,5 @@ class RowSums:
     def quality(self) -> RowQuality:
         """What they come to."""
         variance = self.squares / self.rows - float((self.sum / self.rows).square().sum())
-        explained = 1 - self.rest / self.rows / variance if variance > 0 else float("nan")
-        return RowQuality(self.rows, explained, float(self.fired.sum()) / self.rows)
+        share = 1 - self.rest / self.rows / variance if variance > 0 else float("nan")
+        return RowQuality(self.rows, share, float(self.fired.sum()) / self.rows)

@@ -78,9 +78,9 @@ def rank_heads(
                 readings.setdefault(name, []).append(values)
     if not readings:
         raise InputError("No sample has a picture that heads could look at.")
-    stacked = {name: torch.stack(values) for name, values in readings.items()}
-    scores, ties = head_method.score(stacked)
-    means = {name: values.nan_to_num(posinf=torch.nan).nanmean(0) for name, values in stacked.items()}
+    tensors = {name: torch.stack(values) for name, values in readings.items()}
+    scores, ties = head_method.score(tensors)
+    means = {name: values.nan_to_num(posinf=torch.nan).nanmean(0) for name, values in tensors.items()}
     identity = run_identity(model, True, method=head_method, queries=queries, keys=keys, image=image)
     return HeadRanking(
         scores.float(), ties.float(), {name: value.float() for name, value in means.items()},

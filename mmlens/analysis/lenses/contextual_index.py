@@ -58,11 +58,11 @@ class ContextualIndex:
         Raises:
             InputError: for another number of words or contexts than of states, or no states.
         """
-        told = {
+        about = {
             name: (words.get(name, ()), (contexts or {}).get(name) or ("",) * len(rows))
             for name, rows in states.items()
         }
-        wrong = [name for name, sides in told.items() if any(len(side) != len(states[name]) for side in sides)]
+        wrong = [name for name, sides in about.items() if any(len(side) != len(states[name]) for side in sides)]
         if wrong or not states or not all(map(len, states.values())):
             raise InputError(
                 f"An index needs states, and a word and a context for each; found other numbers at {', '.join(wrong) or states}."
@@ -71,7 +71,7 @@ class ContextualIndex:
         return cls(
             {
                 name: MappedStates.of_rows(
-                    rows, name, tuple(tensor.shape), tokens=told[name][0], captions=told[name][1]
+                    rows, name, tuple(tensor.shape), tokens=about[name][0], captions=about[name][1]
                 )
                 for name, tensor in states.items()
             }

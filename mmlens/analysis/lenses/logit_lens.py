@@ -205,21 +205,21 @@ class _Asking:
         leaf_points = {name: leaves for name, (_, leaves) in self.read.items() if leaves is not None}
         plain = {name: source for name, (source, leaves) in self.read.items() if leaves is None}
         logits, cache = self.model.run_with_cache(batch, names=sorted({*plain.values(), *leaf_points, "hook_logits"}))
-        returned = cache["hook_logits"]
+        hook_logits = cache["hook_logits"]
         # some rows at a time: logits are by far the largest tensors here
-        is_head = returned.shape != logits.shape or all(
+        is_head = hook_logits.shape != logits.shape or all(
             torch.allclose(part.to(whole), whole, rtol=1e-4, atol=1e-5)
-            for part, whole in zip(returned.split(_CHUNK, 1), logits.split(_CHUNK, 1), strict=True)
+            for part, whole in zip(hook_logits.split(_CHUNK, 1), logits.split(_CHUNK, 1), strict=True)
         )
         states = {name: self._read(cache[source]) for name, source in plain.items()}
         for name, leaves in leaf_points.items():
-            kept: dict[str, torch.Tensor] = {}
+            states_by_point: dict[str, torch.Tensor] = {}
             early: list[HookPair] = [
                 (leaves, lambda activation, hook, state=cache[name]: state),
-                ("hook_embed", record_activations(kept, None, None)),
+                ("hook_embed", record_activations(states_by_point, None, None)),
             ]
             self.model.run_with_hooks(batch, fwd_hooks=early)
-            states[name] = self._read(kept["hook_embed"])
+            states[name] = self._read(states_by_point["hook_embed"])
         return states, is_head
 
     @cached_property

@@ -171,7 +171,7 @@ def _goes_on(after: str) -> bool:
 
 def _base(word: str) -> str:
     """The base form that a verb may have."""
-    for ending, put in (("ies", "y"), ("es", ""), ("s", ""), ("es", "e")):
-        if word.endswith(ending) and word[: -len(ending)] + put in VERBS:
-            return word[: -len(ending)] + put
+    for suffix, put in (("ies", "y"), ("es", ""), ("s", ""), ("es", "e")):
+        if word.endswith(suffix) and word[: -len(suffix)] + put in VERBS:
+            return word[: -len(suffix)] + put
     return word

@@ -97,8 +97,8 @@ class Causal:
                     if len(rest):
                         yield case.value(_others(label), method, rest.mean(), k=k)
             if self.captions:
-                zeroed = after.get("zero") or self._after(run, case, sets, "zero", 0.0)
-                for (k, method, neurons), likelihood in zip(sets, zeroed, strict=True):
+                after_zero = after.get("zero") or self._after(run, case, sets, "zero", 0.0)
+                for (k, method, neurons), likelihood in zip(sets, after_zero, strict=True):
                     absent = not likelihood.again and self._gone(case.occurrence, neurons)
                     yield case.value("noun gone from the caption, zeroed", method, absent, k=k)
 

@@ -62,12 +62,12 @@ def run(
         "captions": str(settings),
         "measures": [repr(measure) for measure in measures if not isinstance(measure, Overall)],
     }
-    judged = [measure for measure in measures if not isinstance(measure, Overall)]
+    properties = [measure for measure in measures if not isinstance(measure, Overall)]
     progress_file = Checkpoint(
         checkpoint,
         "report of neurons",
         lambda exact: run_identity(
-            model, exact, choice=choice, captions=settings, measures=[judged, skip_unmeasurable]
+            model, exact, choice=choice, captions=settings, measures=[properties, skip_unmeasurable]
         ),
     )
     about["identity"] = progress_file.identity

@@ -67,9 +67,9 @@ def coco_captions(
     """
     path = Path(annotations)
     pictures, _ = _read(path, "COCO captions", {"caption": str}, progress)
-    captioned = [picture for picture in pictures.values() if picture.captions]
+    records = [picture for picture in pictures.values() if picture.captions]
     return picture_samples(
-        f"COCO captions, {path.name}", captioned, _name, partial(_sample, prompt), PictureFolder(images), missing
+        f"COCO captions, {path.name}", records, _name, partial(_sample, prompt), PictureFolder(images), missing
     )
 
 
@@ -129,7 +129,7 @@ def _read(
     """The pictures of a file by id, and its categories."""
     pictures: dict[int, _Picture] = {}
     categories: dict[int, str] = {}
-    waiting: list[tuple[int, Any]] = []  # annotations may stand before pictures
+    later: list[tuple[int, Any]] = []  # annotations may stand before pictures
     keys: dict[str, int] = {}
     identifiers: set[int] = set()
     for key, record in json_records(path, kind, progress=progress):
@@ -148,16 +148,16 @@ def _read(
             if "id" in record:  # made by others, some files number nothing
                 require_once(identifiers, record["id"], where, path)
                 identifiers.add(record["id"])
-            waiting.append((field_of(record, "image_id", int, where), _annotation(record, values, where)))
+            later.append((field_of(record, "image_id", int, where), _annotation(record, values, where)))
     for key in ("images", "annotations"):
         if key not in keys:
             raise lacking(path, kind, key, list(keys))
-    strangers = {number for number, _ in waiting if number not in pictures}
+    strangers = {number for number, _ in later if number not in pictures}
     if strangers:
         raise InputError(
             f"{path} has annotations of {len(strangers):,} pictures that it does not list: ids {few(sorted(strangers))}."
         )
-    for number, annotation in waiting:
+    for number, annotation in later:
         if isinstance(annotation, str):
             pictures[number].captions.append(annotation)
         else:
@@ -187,12 +187,12 @@ def _sample(prompt: str, picture: _Picture, path: Path) -> Sample:
     boxes: dict[str, tuple[Box, ...]] = {}
     for _, noun, box, _ in picture.objects:
         boxes[noun] = (*boxes.get(noun, ()), box)
-    outlined = {noun: None for _, noun, _, outline in picture.objects if outline is not None}
+    nouns = {noun: None for _, noun, _, outline in picture.objects if outline is not None}
     return Sample(
         (path,),
         prompt,
         picture.captions[0] if picture.captions else None,
-        LazyMasks(partial(_masks, picture), outlined),
+        LazyMasks(partial(_masks, picture), nouns),
         name=str(picture.id),
         references=tuple(picture.captions),
         boxes=boxes,

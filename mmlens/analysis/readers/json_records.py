@@ -256,9 +256,9 @@ class _Reader:
         if not piece:
             return False
         self.bar.advance()
-        gone = self.text[: self.at]
-        breaks = gone.count("\n")
-        self.column = len(gone) - gone.rfind("\n") if breaks else self.column + len(gone)
+        prefix = self.text[: self.at]
+        breaks = prefix.count("\n")
+        self.column = len(prefix) - prefix.rfind("\n") if breaks else self.column + len(prefix)
         self.lines += breaks
         self.text, self.at = self.text[self.at :] + piece, 0
         return True

@@ -115,11 +115,11 @@ def _line(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     (x, y), (to_x, to_y) = start, end
     across, down = abs(to_x - x), abs(to_y - y)
     flat = across >= down
-    turned = (x > to_x) if flat else (y > to_y)
-    if turned:  # rounding shall not depend on the direction
+    is_reverse = (x > to_x) if flat else (y > to_y)
+    if is_reverse:  # rounding shall not depend on the direction
         x, y, to_x, to_y = to_x, to_y, x, y
     steps = np.arange((across if flat else down) + 1)
     slope = ((to_y - y) / across if across else 0.0) if flat else (to_x - x) / down
     other = np.trunc((y if flat else x) + slope * steps + 0.5).astype(int)
     points = (x + steps, other) if flat else (other, y + steps)
-    return (points[0][::-1], points[1][::-1]) if turned else points
+    return (points[0][::-1], points[1][::-1]) if is_reverse else points

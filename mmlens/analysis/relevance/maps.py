@@ -66,29 +66,29 @@ def relevance_map(
         >>> heat.values.shape
         torch.Size([8, 8])
     """
-    chosen = cast(RelevanceMethod, method)
-    needs_gradient = "gradients" in chosen.needs
+    map_method = cast(RelevanceMethod, method)
+    needs_gradient = "gradients" in map_method.needs
     if word is not None and not needs_gradient:
-        raise InputError(f"method={chosen.name!r} explains no word; leave word= out, or use 'relevancy'.")
-    if queries is not None and not chosen.between_rows:
-        raise InputError(f"method={chosen.name!r} has a value of each row, and no queries; leave queries= out.")
-    where: Looking = part or ("language" if chosen.between_rows else "vision")
-    nodes = chosen.points(model, where, layers)
+        raise InputError(f"method={map_method.name!r} explains no word; leave word= out, or use 'relevancy'.")
+    if queries is not None and not map_method.between_rows:
+        raise InputError(f"method={map_method.name!r} has a value of each row, and no queries; leave queries= out.")
+    where: Looking = part or ("language" if map_method.between_rows else "vision")
+    nodes = map_method.points(model, where, layers)
     grids = pictures_of(batch, where, image, None)
     rule = as_rule(("last" if where == "language" else "all") if queries is None else queries)
-    reader = RowReader(rule, batch, nodes) if chosen.between_rows else None
+    reader = RowReader(rule, batch, nodes) if map_method.between_rows else None
     values, gradients = _read(model, batch, nodes, needs_gradient, word)
     maps: list[HeatMap | None] = [None] * batch.size
-    title = f"{chosen}, {where}" + ("" if word is None else f", {word!r}")
-    relevance = chosen.relevance(values, gradients).detach().float().cpu() if reader is not None else None
+    title = f"{map_method}, {where}" + ("" if word is None else f", {word!r}")
+    relevance = map_method.relevance(values, gradients).detach().float().cpu() if reader is not None else None
     for sample, grid in grids.items():
         if reader is None or relevance is None:
-            rows = _of_picture(chosen, values, gradients, grid)
+            rows = _of_picture(map_method, values, gradients, grid)
         else:
             pairs = reader.rows_at(nodes[0], values[nodes[0].name].shape).rows[sample]
-            packed = relevance.ndim == 2
-            by_query = relevance[pairs[:, 1]] if packed else relevance[pairs[:, 0], pairs[:, 1]]
-            rows = shares_by_entry(by_query, pairs[:, 0], grid.index, 1 if packed else len(relevance))
+            is_flat = relevance.ndim == 2
+            by_query = relevance[pairs[:, 1]] if is_flat else relevance[pairs[:, 0], pairs[:, 1]]
+            rows = shares_by_entry(by_query, pairs[:, 0], grid.index, 1 if is_flat else len(relevance))
         maps[sample] = map_of_rows(batch.layout, rows, part=where, sample=sample, image=image, title=title)
     return maps
 
@@ -98,12 +98,12 @@ def _of_picture(
 ) -> torch.Tensor:
     """The relevance of one picture's rows, as `map_of_rows` takes it: no other picture's rows, and no class row, are in it."""
     place = (grid.rows,) if grid.index is None else (grid.index, grid.rows)
-    own = [
+    sample_values = [
         {name: tensor[place].detach().float().cpu() for name, tensor in side.items()} for side in (values, gradients)
     ]
     like = next(iter(values.values()))
     result = torch.zeros(like.shape[:-1])
-    result[place] = method.relevance(*own)
+    result[place] = method.relevance(*sample_values)
     return result[grid.index] if isinstance(grid.index, int) else result
 
 
@@ -153,14 +153,14 @@ def score_maps(maps: Sequence[HeatMap | None], dataset: Dataset, *, noun: str | 
     run.require(lambda sample: bool(sample.regions or sample.boxes), "regions or boxes")
     regions = [_region(sample, heat, noun) for sample, heat in zip(run.samples, maps, strict=True)]
     weights = np.array([heat is not None for heat in maps], dtype=float)
-    shuffled = [regions[(n + 1) % len(regions)] for n in range(len(regions))]
+    other_regions = [regions[(n + 1) % len(regions)] for n in range(len(regions))]
 
     def column(name: str, unit: str, values: list[float]) -> Any:
         return run.score(name, unit, np.array(values) * weights, weights)
 
-    both = [(regions, ""), (shuffled, ", shuffled")]
+    cases = [(regions, ""), (other_regions, ", shuffled")]
     scores = []
-    for masks, title in both:
+    for masks, title in cases:
         pairs = list(zip(maps, masks, strict=True))
         scores.append(column(f"inside{title}", "share of the map", [_inside(heat, mask) for heat, mask in pairs]))
         scores.append(column(f"pointing{title}", "share of maps", [_pointing(heat, mask) for heat, mask in pairs]))

@@ -145,11 +145,11 @@ def shared_chunks(
     finished: list[str] = checkpoint.parts.setdefault("finished", {}).setdefault(desc, [])
     finished_keys = list(finished)
     step = partial(_keyed, work, finished_keys, checkpoint)
-    described = partial(_described, desc)
+    identity = partial(_described, desc)
     is_whole = True
     try:
         with ProgressBar(total=total, desc=desc, disable=not progress) as bar:
-            for (number, chunk), (key, result) in shared(enumerate(chunks), step, process_of(model), run=described):
+            for (number, chunk), (key, result) in shared(enumerate(chunks), step, process_of(model), run=identity):
                 if number >= len(finished_keys):
                     is_whole = False
                     yield chunk, result

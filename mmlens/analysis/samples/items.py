@@ -44,12 +44,12 @@ def read_item(item: Mapping[str, Any], number: int) -> dict[str, Any]:
     """
     unknown = [key for key in item if key not in _FIELDS and key not in _BESIDE and key not in TYPES]
     if unknown:
-        told = [
+        sources = [
             f"{key!r}" + (f" (nearest: {close[0]!r})" if (close := nearest(str(key), list(_FIELDS), count=1)) else "")
             for key in unknown
         ]
         raise InputError(
-            f"Sample {number} has keys that mean nothing here: {', '.join(told)}. Known are {_known()}; rename or drop the "
+            f"Sample {number} has keys that mean nothing here: {', '.join(sources)}. Known are {_known()}; rename or drop the "
             "others."
         )
     fields: dict[str, Any] = {}

@@ -60,5 +60,5 @@ def chair(dataset: Dataset, captions: Sequence[str], *, words: ObjectWords = COC
 def _objects(sample: Sample, words: ObjectWords) -> set[str]:
     """What is in the picture: annotated, or said by people."""
     nouns = sample.boxes or sample.regions
-    annotated = {words.name(noun) or noun for noun in nouns}
-    return annotated | {name for text in sample.references for name in words.mentions(text)}
+    names = {words.name(noun) or noun for noun in nouns}
+    return names | {name for text in sample.references for name in words.mentions(text)}

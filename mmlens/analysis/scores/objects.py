@@ -139,9 +139,9 @@ def _forms(phrase: str) -> list[str]:
     """A phrase, and the singulars that it may be the plural of."""
     *front, last = phrase.split() or [""]
     forms = [last, *([_IRREGULAR[last]] if last in _IRREGULAR else [])]
-    for ending, singular in (("ies", "y"), ("ves", "f"), ("es", ""), ("s", "")):
-        if last.endswith(ending) and len(last) > len(ending) + 1:
-            forms.append(last[: -len(ending)] + singular)
+    for suffix, singular in (("ies", "y"), ("ves", "f"), ("es", ""), ("s", "")):
+        if last.endswith(suffix) and len(last) > len(suffix) + 1:
+            forms.append(last[: -len(suffix)] + singular)
     return [" ".join((*front, form)) for form in forms]
 
 

@@ -67,9 +67,9 @@ def pope(dataset: Dataset, answers: Sequence[str], *, rule: PopeRule = "official
         lambda sample: sample.answer is not None and any(is_answer(word, sample.answer) for word in ("yes", "no")),
         "answer yes or no",
     )
-    said = [says_yes(answer, rule=rule) for answer in run.texts]
+    replies = [says_yes(answer, rule=rule) for answer in run.texts]
     truth = np.array([is_answer("yes", sample.answer or "") for sample in run.samples])
-    yes, no = (np.array([reply is value for reply in said]) for value in (True, False))
+    yes, no = (np.array([reply is value for reply in replies]) for value in (True, False))
     hits, right = truth & yes, np.where(truth, yes, no)
     unit = "share of questions"
     scores = [

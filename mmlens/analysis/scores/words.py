@@ -51,8 +51,8 @@ def word_counts(dataset: Dataset, texts: Sequence[str], words: Named[str, Severa
 
 
 def _count(text: str, phrases: set[str]) -> int:
-    padded = f" {bare(text)} ".replace(" ", "  ")
-    return sum(padded.count(f" {phrase.replace(' ', '  ')} ") for phrase in phrases if phrase)
+    text_with_blanks = f" {bare(text)} ".replace(" ", "  ")
+    return sum(text_with_blanks.count(f" {phrase.replace(' ', '  ')} ") for phrase in phrases if phrase)
 
 
 @checked

@@ -143,7 +143,7 @@ def learn_predictor(
     test, train = ((pairs[0][rows], pairs[1][rows]) for rows in (order[:n_held], order[n_held:]))
     settings = {"absolute": absolute, "cosine": cosine, "seed": seed}
     training = Training(_first_weights(c.shape[1], train[1], hidden, generator), generator, absolute, cosine)
-    saved = Checkpoint(
+    progress = Checkpoint(
         checkpoint,
         "training of a predictor",
         lambda exact: {
@@ -151,7 +151,7 @@ def learn_predictor(
             "settings": identity_of((settings, hidden, epochs, learning_rate, n_held, batch_size)),
         },
     )  # fmt: skip
-    training.run(train, test if n_held else None, epochs, learning_rate, batch_size, saved)
+    training.run(train, test if n_held else None, epochs, learning_rate, batch_size, progress)
     w_in, bias, w_out = training.best
     about = {"samples": len(c), "epochs": training.best_epoch, "settings": settings}
     w_in, bias = w_in / spread, bias - w_in @ (mean / spread)

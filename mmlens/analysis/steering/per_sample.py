@@ -172,8 +172,8 @@ def _states(
         # all samples run, those of other lengths with the first such completion, whose states are not read
         filler = next(ids for ids in tokens if len(ids) == length)
         ids = torch.tensor([row if len(row) == length else filler for row in tokens])
-        extended = model.extend(batch, ids.to(batch["input_ids"].device))
-        _, cache = model.run_with_cache(extended, names=names, positions=slice(-length, None))
+        longer = model.extend(batch, ids.to(batch["input_ids"].device))
+        _, cache = model.run_with_cache(longer, names=names, positions=slice(-length, None))
         rows = [sample for sample, row in enumerate(tokens) if len(row) == length]
         for name in names:
             values = cache[name].float().cpu()[rows]

@@ -115,15 +115,15 @@ def steering_report(
     )
     run = _Run(model, sets, prompt, batch_size, score or _exact, max_new_tokens, contrast, results, progress)
     before = run.answered("answers", ())["texts"]
-    steered = {name: arm for name, arm in arms.items() if _counting(arm)}
-    points = [_points(model, intervention)[0] for arm in steered.values() for intervention in _counting(arm)]
+    vector_arms = {name: arm for name, arm in arms.items() if _counting(arm)}
+    points = [_points(model, intervention)[0] for arm in vector_arms.values() for intervention in _counting(arm)]
     draws = StateDraws(model, points if "covariance" in controls else (), seeds)
     if points and "covariance" in controls:
         run.draw(draws)
     facts = []
     for name, arm in arms.items():
         facts.append(run.facts(SteeringFacts(name, None, "", None, words=pairs[name]), arm))
-        if name not in steered:
+        if name not in vector_arms:
             continue
         after = results.parts["passes"][f"answers, {name}"]["texts"]
         tokens = weights[name] if name in weights else token_weights(model, before, after)
@@ -164,7 +164,7 @@ class _Run:
             return texts, sum(counter.touched.tokens for counter in _counting(arm))
 
         for group, data in self.sets.items():
-            for chunk, (texts, touched) in shared_chunks(
+            for chunk, (texts, n_positions) in shared_chunks(
                 self.model,
                 self.chunks(group),
                 work,
@@ -175,15 +175,15 @@ class _Run:
             ):
                 part["texts"] += texts
                 part["scores"] += map(self._scored, chunk.samples, texts)
-                part["touched"] += touched
+                part["touched"] += n_positions
                 if not arm:
                     part["samples"] += [[group, sample.shown, sample.prompt, sample.answer] for sample in chunk.samples]
         return part
 
     def facts(self, fact: SteeringFacts, arm: tuple[Intervention, ...]) -> SteeringFacts:
         """Answer under an intervention; what is known of it, with how it prints itself and how many positions it changed."""
-        touched = self.answered(f"answers, {fact.name}", arm)["touched"]
-        return replace(fact, described=", ".join(map(repr, arm)), touched=touched if _counting(arm) else None)
+        n_positions = self.answered(f"answers, {fact.name}", arm)["touched"]
+        return replace(fact, described=", ".join(map(repr, arm)), touched=n_positions if _counting(arm) else None)
 
     def _scored(self, sample: Sample, answer: str) -> float | None:
         has_truth = self.score is not _exact or sample.answer is not None

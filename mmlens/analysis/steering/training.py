@@ -65,9 +65,9 @@ class Training:
 
     def _loss(self, states: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         w_in, bias, w_out = self.weights
-        predicted = torch.tanh(states @ w_in.T + bias) @ w_out.T
-        error = predicted - vectors
-        similarity = torch.cosine_similarity(predicted, vectors, dim=1).mean()
+        vectors_of_states = torch.tanh(states @ w_in.T + bias) @ w_out.T
+        error = vectors_of_states - vectors
+        similarity = torch.cosine_similarity(vectors_of_states, vectors, dim=1).mean()
         return error.square().mean() + self._absolute * error.abs().mean() - self._cosine * similarity
 
     def _keep(self, saved: Checkpoint, epoch: int) -> None:

@@ -73,8 +73,8 @@ class AtWord:
     def __str__(self) -> str:
         words = ", ".join(" ".join(word) for word in self.words)
         truth = ", true captions have it too" if self.in_truth else ""
-        which = "every one" if self.every_word else "the first"
-        return f"the {self.word_token} token of {which} of: {words}{truth}{contrasted(self.contrast)}"
+        occurrence = "every one" if self.every_word else "the first"
+        return f"the {self.word_token} token of {occurrence} of: {words}{truth}{contrasted(self.contrast)}"
 
     def check(self, model: HookedMultimodal, nodes: Selection) -> None:
         """Nothing beyond what generation checks itself."""

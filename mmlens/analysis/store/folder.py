@@ -108,8 +108,8 @@ def read_index(path: Path, process: int) -> list[dict[str, Any]]:
 
 def read_shards(path: Path, about: StoreFile) -> list[FileShard]:
     """The shards of the store in a folder, process by process."""
-    listed = [entry for process in range(about.processes) for entry in read_index(path, process)]
-    return [FileShard(path / entry["file"], entry["checksum"]) for entry in listed]
+    entries = [entry for process in range(about.processes) for entry in read_index(path, process)]
+    return [FileShard(path / entry["file"], entry["checksum"]) for entry in entries]
 
 
 class StoreFolder:

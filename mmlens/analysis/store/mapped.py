@@ -152,9 +152,9 @@ class MappedStates:
             shape: of its tensor, `[row *width]`.
             tokens, captions: per row.
         """
-        none, count = ("",) * shape[0], shape[0]
+        no_names, count = ("",) * shape[0], shape[0]
         values = MappedRows(point, shape, (_Run(rows, 0, count),))
-        return cls(values, none, tuple(tokens), tuple(captions), none, (0,) * count)
+        return cls(values, no_names, tuple(tokens), tuple(captions), no_names, (0,) * count)
 
     @property
     def at(self) -> str:

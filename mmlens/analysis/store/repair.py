@@ -52,7 +52,7 @@ def check_store(path: Path) -> StoreCheck:
         problems[MAIN] = str(error)
         files = [*path.glob("index-*.json"), *path.glob(_SHARDS)]
         processes = 1 + max((int(file.stem.split("-")[1]) for file in files), default=-1)
-    listed: dict[str, FileShard] = {}
+    shards: dict[str, FileShard] = {}
     for process in range(processes):
         try:
             entries = read_index(path, process)
@@ -60,15 +60,15 @@ def check_store(path: Path) -> StoreCheck:
             problems[index_of(path, process).name] = str(error)
             # each shard says itself what it holds
             entries = [{"file": file.name, "checksum": ""} for file in path.glob(f"states-{process:05d}-*.safetensors")]
-        listed |= {entry["file"]: FileShard(path / entry["file"], entry["checksum"]) for entry in entries}
-    for name, shard in listed.items():
+        shards |= {entry["file"]: FileShard(path / entry["file"], entry["checksum"]) for entry in entries}
+    for name, shard in shards.items():
         try:
             shard.check()
         except InputError as error:
             problems[name] = str(error)
-    further = {file.name for file in path.glob(_SHARDS)} - set(listed)
+    further = {file.name for file in path.glob(_SHARDS)} - set(shards)
     problems |= dict.fromkeys(sorted(further), "no index lists it, so it is no part of the store")
-    return StoreCheck(tuple(shard for name, shard in listed.items() if name not in problems), problems)
+    return StoreCheck(tuple(shard for name, shard in shards.items() if name not in problems), problems)
 
 
 def repair_store(path: Path) -> StoreCheck:

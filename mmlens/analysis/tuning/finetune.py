@@ -116,14 +116,14 @@ def finetune(
     if (folder / RECORD).exists():
         return _finished(folder, identity)
     file = Checkpoint(folder / _UNFINISHED, "fine-tune", lambda exact: identity)
-    with claimed(model, "finetune", changes_weights=True), _adapted(model, tuning) as adapted:
-        trainer = _Trainer(model, adapted, samples, tuning, file)
+    with claimed(model, "finetune", changes_weights=True), _adapted(model, tuning) as peft_model:
+        trainer = _Trainer(model, peft_model, samples, tuning, file)
         for step in progress_over(range(steps), "finetune", initial=trainer.step, total=steps, disable=not progress):
             if step >= trainer.step:
                 trainer.advance()
                 if trainer.step % save_every == 0:
                     trainer.save()
-        _export(adapted, folder)
+        _export(peft_model, folder)
     tune = Tune(folder, tuple(trainer.losses), vars(tuning), identity)
     tune.record()
     (folder / _UNFINISHED).unlink(missing_ok=True)
@@ -254,12 +254,12 @@ def _adapted(model: HookedMultimodal, tuning: Tuning) -> Iterator[PeftModel]:
         # peft still asks transformers by the old name
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         torch.manual_seed(tuning.seed)
-        adapted = cast(PeftModel, get_peft_model(cast(Any, base), config))
-    adapted.eval()  # no dropout: a step is decided by its batch
+        peft_model = cast(PeftModel, get_peft_model(cast(Any, base), config))
+    peft_model.eval()  # no dropout: a step is decided by its batch
     try:
-        yield adapted
+        yield peft_model
     finally:
-        cast(Any, adapted.base_model).unload()
+        cast(Any, peft_model.base_model).unload()
         base.train(mode)
         for weight, flag in zip(weights, learning, strict=True):
             weight.requires_grad_(flag)

@@ -56,5 +56,5 @@ def _kind(seed: int) -> PlantedKind:
 
 def unknown_model(seed: int = 0) -> UnknownModel:
     """A planted model of a kind that is not said; see `mmlens.lab.unknown`."""
-    planted = build_pair(_kind(seed), seed=seed)
-    return UnknownModel(HookedMultimodal(planted.model, planted.processor), planted.prompt, planted)
+    pair = build_pair(_kind(seed), seed=seed)
+    return UnknownModel(HookedMultimodal(pair.model, pair.processor), pair.prompt, pair)

@@ -35,18 +35,18 @@ def edits(subject: Subject, sizes: Sizes) -> Measured:
     red = [case for case, text in zip(color_cases, texts, strict=True) if is_answer(text, _SOURCE)]
     others = [case for case in cases if case[1].answer not in (_SOURCE, _WORD)]
     half, few = len(red) // 2, sizes.share(0.06, least=_BATCH)
-    lessons, judged = red[:half][: 2 * few], red[half:][:few]
+    lessons, fresh_cases = red[:half][: 2 * few], red[half:][:few]
     if half < 2:
         return Measured([absent("edits", f"{len(red)} of {len(color_cases)} questions are answered {_SOURCE!r}")])
     unseen = [subject.sample(*case, name=f"other {n}") for n, case in enumerate(others[len(lessons) :][: 2 * few])]
     edits_by_name = _teach(subject, lessons, others[: len(lessons)], few)
-    presence = _presence(subject, judged)
+    presence = _presence(subject, fresh_cases)
     findings = []
     for name, edit in edits_by_name.items():
         report = mm.edits.edit_report(
             subject.model,
             {name: edit},
-            targets={"colour": [subject.sample(*case, name=f"red {n}") for n, case in enumerate(judged)]},
+            targets={"colour": [subject.sample(*case, name=f"red {n}") for n, case in enumerate(fresh_cases)]},
             controls={"other colours": unseen},
             consistency={
                 word: [sample for sample in presence if sample.answer == answer]

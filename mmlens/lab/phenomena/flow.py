@@ -43,8 +43,8 @@ def flow(subject: Subject, sizes: Sizes) -> Measured:
     is_right = subject.is_right([subject.sample(*case) for case in cases], tokens=6)
     words_alone = [Sample((), question.text, answer=question.answer) for _, question in cases]
     # what the words alone tell, or another picture, needs no flow from this one
-    decided = is_right & ~subject.is_right(elsewhere, tokens=6) & ~subject.is_right(words_alone, tokens=6)
-    right = [case for case, is_decided in zip(cases, decided, strict=True) if is_decided]
+    by_picture = is_right & ~subject.is_right(elsewhere, tokens=6) & ~subject.is_right(words_alone, tokens=6)
+    right = [case for case, is_decided in zip(cases, by_picture, strict=True) if is_decided]
     if len(right) < 4:
         return Measured([absent("flow", f"the picture decides only {len(right)} of {len(cases)} answers for a colour")])
     window = max(1, round(_WINDOW * subject.model.cfg.n_layers))
@@ -94,10 +94,10 @@ def _cuts(subject: Subject, cases: Sequence[Case], window: int) -> dict[str, np.
     least_rows = min(map(len, question))
     ground = [image[torch.from_numpy(rows)] for image, rows in zip(layout.image, empty, strict=True)]
     rows_and_last = [torch.cat([rows, rows.new_tensor([end])]) for rows, end in zip(question, last, strict=True)]
-    some = [rows[torch.linspace(0, len(rows) - 1, least_rows).long()] for rows in ground]
+    ground_rows = [rows[torch.linspace(0, len(rows) - 1, least_rows).long()] for rows in ground]
     legs: dict[str, tuple[Positions, Positions, Positions]] = {
         "image -> question": (question, "image", ground),
-        "question -> last": ("last", question, some),
+        "question -> last": ("last", question, ground_rows),
         "image -> last": ("last", "image", ground),
         "image -> question and last": (rows_and_last, "image", ground),
     }

@@ -69,14 +69,18 @@ def _asked(subject: Subject, scenes: Sequence[LabScene], sizes: Sizes) -> list[F
 
 def _named(subject: Subject, scenes: Sequence[LabScene]) -> list[Finding]:
     captions = subject.captions(scenes)
-    named = [{noun for noun in subject.world.nouns if says(text, subject.world.spellings(noun))} for text in captions]
+    caption_nouns = [
+        {noun for noun in subject.world.nouns if says(text, subject.world.spellings(noun))} for text in captions
+    ]
     there = [{thing.shape for thing in scene.objects} for scene in scenes]
     elsewhere = [*there[1:], there[0]]
-    pairs = [(number, noun) for number, nouns in enumerate(named) for noun in sorted(nouns)]
+    pairs = [(number, noun) for number, nouns in enumerate(caption_nouns) for noun in sorted(nouns)]
     groups = np.array([number for number, _ in pairs])
     false = np.array([noun not in there[number] for number, noun in pairs], dtype=bool)
     chance = np.array([noun not in elsewhere[number] for number, noun in pairs], dtype=bool)
-    missed = np.array([noun not in nouns for nouns, here in zip(named, there, strict=True) for noun in sorted(here)])
+    is_absent = np.array(
+        [noun not in nouns for nouns, here in zip(caption_nouns, there, strict=True) for noun in sorted(here)]
+    )
     of_scene = np.array([number for number, here in enumerate(there) for _ in here])
     return [
         Finding(
@@ -85,10 +89,10 @@ def _named(subject: Subject, scenes: Sequence[LabScene]) -> list[Finding]:
         ),
         Finding(
             "captions with one that is not there (CHAIR s)",
-            mean_interval(np.array([bool(nouns - here) for nouns, here in zip(named, there, strict=True)])),
+            mean_interval(np.array([bool(nouns - here) for nouns, here in zip(caption_nouns, there, strict=True)])),
             "share of captions",
         ),
-        Finding("things that captions leave out", mean_interval(missed, groups=of_scene), "share of things"),
+        Finding("things that captions leave out", mean_interval(is_absent, groups=of_scene), "share of things"),
     ]  # fmt: skip
 
 

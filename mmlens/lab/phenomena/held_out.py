@@ -18,9 +18,9 @@ def held_out(subject: Subject, sizes: Sizes) -> Measured:
     return Measured(
         [
             Finding(
-                name, _right(subject, paired.cases), controls=(Control(paired.control, _right(subject, paired.others)),)
+                name, _right(subject, pairs.cases), controls=(Control(pairs.control, _right(subject, pairs.others)),)
             )
-            for name, paired in sorts.items()
+            for name, pairs in sorts.items()
         ]
     )
 

@@ -75,16 +75,16 @@ def _hits(
     for first in range(0, len(scenes), 16):
         part = scenes[first : first + 16]
         batch = model.prepare([world.caption_request] * len(part), images=[[scene.image] for scene in part])
-        shuffled = mm.corrupt.shuffle(model, batch, at="pixels", seed=seed)
-        tops, tops_shuffled = (_top(subject, run) for run in (batch, shuffled))
+        shuffled_batch = mm.corrupt.shuffle(model, batch, at="pixels", seed=seed)
+        tops, tops_shuffled = (_top(subject, run) for run in (batch, shuffled_batch))
         for thing in things(batch, part):
-            said, scene = tops[thing.sample][:, thing.rows], first + thing.sample
-            add("thing", scene, said, words[thing.noun])
+            top_tokens, scene = tops[thing.sample][:, thing.rows], first + thing.sample
+            add("thing", scene, top_tokens, words[thing.noun])
             # a patch of the thing that came to lie where it was is no control
-            elsewhere = thing.rows[~np.isin(sources(batch, shuffled, thing.sample)[thing.rows], thing.rows)]
+            elsewhere = thing.rows[~np.isin(sources(batch, shuffled_batch, thing.sample)[thing.rows], thing.rows)]
             if len(elsewhere):
                 add("shuffled", scene, tops_shuffled[thing.sample][:, elsewhere], words[thing.noun])
-            add("word", scene, said, words[thing.noun] | colors[thing.color] | subject.first_tokens(thing.size))
+            add("word", scene, top_tokens, words[thing.noun] | colors[thing.color] | subject.first_tokens(thing.size))
         for sample, rows in enumerate(background(batch, part)):
             if len(rows):
                 nouns = set().union(*(words[thing.shape] for thing in part[sample].objects))

@@ -41,8 +41,8 @@ def mask_shares(batch: MultimodalBatch, sample: int, mask: np.ndarray) -> Float[
     sums = np.pad(mask.astype(int).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     left, top, right, bottom = grid.boxes.round().long().clamp(0, min(mask.shape)).numpy().T
     inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-    covered = inside / np.maximum((right - left) * (bottom - top), 1)
-    return covered[np.argsort(torch.as_tensor(grid.rows).numpy())]
+    share = inside / np.maximum((right - left) * (bottom - top), 1)
+    return share[np.argsort(torch.as_tensor(grid.rows).numpy())]
 
 
 def things(batch: MultimodalBatch, scenes: Sequence[LabScene]) -> Iterator[ThingPatches]:

@@ -22,10 +22,10 @@ def priors(subject: Subject, sizes: Sizes) -> Measured:
         why = "nothing is usual in the world's places"
         return Measured([absent("usual answers in scenes that say otherwise", why, _CONFLICT)])
     findings = []
-    for name, paired in sorts.items():
-        usual, true = _said(subject, paired.cases)
-        usual_elsewhere, _ = _said(subject, paired.others)
-        control = Control(paired.control, mean_interval(usual_elsewhere), _ELSEWHERE)
+    for name, pairs in sorts.items():
+        usual, true = _said(subject, pairs.cases)
+        usual_elsewhere, _ = _said(subject, pairs.others)
+        control = Control(pairs.control, mean_interval(usual_elsewhere), _ELSEWHERE)
         findings += [
             Finding(
                 f"usual answer against the picture: {name}", mean_interval(usual), "share of answers", (control,), _CONFLICT,

@@ -27,24 +27,24 @@ def by_kind(
         The questions with their scenes, by kind.
     """
     rng = np.random.default_rng(seed)
-    chosen: dict[str, list[Case]] = {}
+    selection: dict[str, list[Case]] = {}
     for scene, options in zip(scenes, questions, strict=True):
         for kind in dict.fromkeys(question.kind for question in options):
-            cases = chosen.setdefault(kind, [])
+            cases = selection.setdefault(kind, [])
             if len(cases) < per_kind:
                 cases.append((scene, _drawn([question for question in options if question.kind == kind], rng)))
-    return chosen
+    return selection
 
 
 def look_ups(cases: Iterable[tuple[LabScene, Sequence[LabQuestion]]], count: int, seed: int) -> list[Case]:
     """One question a scene for the colour of a thing that is there."""
     rng = np.random.default_rng(seed)
-    chosen: list[Case] = []
+    selection: list[Case] = []
     for scene, options in cases:
         colors = [question for question in options if question.kind == "color" and question.noun]
-        if colors and len(chosen) < count:
-            chosen.append((scene, _drawn(colors, rng)))
-    return chosen
+        if colors and len(selection) < count:
+            selection.append((scene, _drawn(colors, rng)))
+    return selection
 
 
 def _drawn(options: Sequence[LabQuestion], rng: np.random.Generator) -> LabQuestion:

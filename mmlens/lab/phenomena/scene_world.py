@@ -41,15 +41,15 @@ class SceneWorld:
                 f"{type(scene).__name__} is no scene of the captioner's world; draw it with `mmlens.lab.scenes`."
             )
         nouns = {thing.shape for thing in scene.placed}
-        posed = []
+        questions = []
         for question in scene.questions:
-            named = [word for word in question.text.split() if word in NOUNS]
+            words = [word for word in question.text.split() if word in NOUNS]
             if question.kind == "shape":
-                named = [question.answer]
-            noun = named[0] if question.kind in ("color", "shape", "position", "presence") and named else None
+                words = [question.answer]
+            noun = words[0] if question.kind in ("color", "shape", "position", "presence") and words else None
             kind = "pair" if question.kind == "presence" and set(COLORS) & set(question.text.split()) else question.kind
-            posed.append(LabQuestion(question.text, question.answer, kind, noun if noun in nouns else None))
-        return posed
+            questions.append(LabQuestion(question.text, question.answer, kind, noun if noun in nouns else None))
+        return questions
 
     def spellings(self, noun: str) -> tuple[str, ...]:
         """The noun."""

@@ -21,43 +21,43 @@ def steering(subject: Subject, sizes: Sizes) -> Measured:
     """Measure a coarse vector from "yes" to "no" in the middle of the model and near its end, on other scenes."""
     model = subject.model
     scenes = subject.world.scenes(sizes.scenes, sizes.stream(7))
-    posed = by_kind(scenes, [subject.world.questions(scene) for scene in scenes], sizes.scenes, sizes.seed)["presence"]
-    samples = [subject.sample(*case) for case in posed]
+    cases = by_kind(scenes, [subject.world.questions(scene) for scene in scenes], sizes.scenes, sizes.seed)["presence"]
+    samples = [subject.sample(*case) for case in cases]
     texts = subject.replies(samples, tokens=3)
     right = {
         word: [s for s, text in zip(samples, texts, strict=True) if s.answer == word and is_answer(text, word)]
         for word in (_YES, _NO)
     }
-    each, few = sizes.share(0.15), sizes.share(0.12)
-    judged = right[_YES][each:][:few]
-    if len(judged) < 2 or len(right[_NO]) < 2:
+    n_cases, n_fresh = sizes.share(0.15), sizes.share(0.12)
+    fresh_cases = right[_YES][n_cases:][:n_fresh]
+    if len(fresh_cases) < 2 or len(right[_NO]) < 2:
         return Measured([absent("yes becomes no", "questions for presence are not answered rightly")])
     findings = []
     depth = model.cfg.n_layers
     for place, layer in (("middle", depth // 2), ("last but one", depth - 2)):
         at = f"blocks.{layer}.hook_resid_post"
-        means = [_states(subject, right[word][:each], at) for word in (_YES, _NO)]
+        means = [_states(subject, right[word][:n_cases], at) for word in (_YES, _NO)]
         vector = mm.steering_vector(means[0], means[1], at=at)
         words = mm.steering.unembedding_difference(model, source=_YES, target=_NO, at=at)
         cosine = float(cosine_similarity(vector.direction.float(), words.direction.float(), dim=0))
         report = mm.steering.steering_report(
             model,
             {"states": mm.Steer(vector, alpha=1.0, positions="last")},
-            judged,
+            fresh_cases,
             words=(_YES, _NO),
             controls=("words", "covariance"),
             seeds=(sizes.seed, sizes.seed + 1),
             max_new_tokens=3,
             progress=False,
         )
-        flipped = report.effect("states")
+        effect = report.effect("states")
         beside = [
-            Control("unembedding difference", report.mean("states, words", flipped)),
-            Control("covariance", report.mean(f"states, covariance {sizes.seed}", flipped)),
+            Control("unembedding difference", report.mean("states, words", effect)),
+            Control("covariance", report.mean(f"states, covariance {sizes.seed}", effect)),
         ]
         findings.append(
             Finding(
-                f"yes becomes no, {place} layer", report.mean("states", flipped), "share of answers", tuple(beside),
+                f"yes becomes no, {place} layer", report.mean("states", effect), "share of answers", tuple(beside),
                 note=f"L{layer}; {report.verdict('states')}; cosine with the unembedding difference {cosine:.2f}",
             )
         )  # fmt: skip

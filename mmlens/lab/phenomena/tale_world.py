@@ -67,12 +67,12 @@ class TaleWorld:
     def questions(self, scene: LabScene) -> Sequence[LabQuestion]:
         """What is asked about pictures, "no" to pairs among it."""
         tale = _tale(scene)
-        posed = [_lab_question(question) for question in tale.questions if question.kind in SIGHT_KINDS]
+        questions = [_lab_question(question) for question in tale.questions if question.kind in SIGHT_KINDS]
         rng = random.Random(f"pairs {tale.scene.seed}")
         for thing in tale.placed:
             color = rng.choice([color for color in COLORS if color != thing.color])
-            posed.append(LabQuestion(self.pair(thing.shape, color), "no", "pair", thing.shape))
-        return posed
+            questions.append(LabQuestion(self.pair(thing.shape, color), "no", "pair", thing.shape))
+        return questions
 
     def spellings(self, noun: str) -> tuple[str, ...]:
         """The noun and its synonym."""
@@ -101,7 +101,7 @@ class TaleWorld:
     def conflicts(self, n: int, seed: int) -> Mapping[str, PairedCases]:
         """Companions that are missing or in another colour; beside them things that no place says anything about."""
         missing = composing.scenes(n, seed=seed, conflict="presence")
-        recolored = composing.scenes(n, seed=seed, conflict="color")
+        color_scenes = composing.scenes(n, seed=seed, conflict="color")
         return {
             "companion missing": PairedCases(
                 [(tale, LabQuestion(self.presence(tale.companion), "no", "presence", prior="yes")) for tale in missing],
@@ -109,10 +109,10 @@ class TaleWorld:
                 "yes to absent things that are usual nowhere",
             ),
             "companion in another colour": PairedCases(
-                [_colored(tale, tale.companion) for tale in recolored],
+                [_colored(tale, tale.companion) for tale in color_scenes],
                 [
                     _colored(tale, thing.shape)
-                    for tale in recolored
+                    for tale in color_scenes
                     for thing in tale.placed
                     if thing.shape in SHAPES and thing.shape != tale.companion and thing.color != tale.typical_color
                 ][:n],
@@ -141,14 +141,16 @@ class TaleWorld:
             sorts[name] = PairedCases(cases, frequent[:n], "frequent pairs of the same nouns")
         rng = random.Random(f"phrasings {seed}")
         unseen: list[Case] = []
-        seen: list[Case] = []
+        pictured_cases: list[Case] = []
         for tale in usual:
             kinds = {kind for kind in UNSEEN_PHRASINGS if kind in SIGHT_KINDS}
             options = [fact for fact in facts(tale.placed, tale.place, tale.mood) if fact.kind in kinds]
             fact = _evenly(options, rng)
             unseen.append((tale, _lab_question(ask(fact, rng, unseen=True))))
-            seen.append((tale, _lab_question(ask(fact, rng))))
-        sorts["phrasings that training lacks"] = PairedCases(unseen, seen, "the same in phrasings that it has")
+            pictured_cases.append((tale, _lab_question(ask(fact, rng))))
+        sorts["phrasings that training lacks"] = PairedCases(
+            unseen, pictured_cases, "the same in phrasings that it has"
+        )
         return sorts
 
     def _missing_elsewhere(self, tale: Tale) -> Case | None:

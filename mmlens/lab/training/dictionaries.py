@@ -88,7 +88,7 @@ def stores(model: HookedMultimodal, folder: Path, *, n_scenes: int, seed: int) -
             for prompt in (CAPTION_PROMPT, *(texts[i] for i in numbers)):
                 yield Sample((scene.image,), prompt, name=f"scene {scene.seed}")
 
-    pictures, answered = list(samples(0)), list(samples(_QUESTIONS))
+    pictures, with_questions = list(samples(0)), list(samples(_QUESTIONS))
     language = [plan.at for plan in PLANS if plan.at.startswith("blocks.")]
     tower = [plan.at for plan in PLANS if plan.at.startswith("vision.")]
     with mlp_inputs(model, [at for at in (*language, *tower) if at.endswith(".hook_mlp_out")]) as inputs:
@@ -101,8 +101,8 @@ def stores(model: HookedMultimodal, folder: Path, *, n_scenes: int, seed: int) -
         kinds = (
             ("pictures", pictures, "image"),
             ("tower", pictures, "all"),
-            ("questions", answered, "text"),
-            ("answers", answered, "generated"),
+            ("questions", with_questions, "text"),
+            ("answers", with_questions, "generated"),
         )
         return {
             name: collect(model, data, at=points[name], positions=rule, into=folder / name, batch_size=16)

@@ -121,10 +121,10 @@ def replaced_together(
         ids = batch["input_ids"][:, -_ANSWER:]
         return float(torch.nn.functional.cross_entropy(logits[:, -_ANSWER - 1 : -1].flatten(0, 1), ids.flatten()))
 
-    ce, replaced, zero = (
+    ce, ce_replaced, zero = (
         loss([f"{sae.at}.hook_sae_{kind}" for sae in layers] if kind else []) for kind in ("", "error", "output")
     )
-    return {"ce": ce, "ce_replaced": replaced, "ce_zero": zero, "ce_recovered": (zero - replaced) / (zero - ce)}
+    return {"ce": ce, "ce_replaced": ce_replaced, "ce_zero": zero, "ce_recovered": (zero - ce_replaced) / (zero - ce)}
 
 
 def truths(model: HookedMultimodal, saes: Mapping[str, SparseDictionary], sets: Sets) -> dict[str, dict[str, Any]]:

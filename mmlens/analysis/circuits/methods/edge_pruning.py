@@ -53,29 +53,29 @@ class EdgePruning(CircuitMethod):
         return batches + self.steps, self.steps
 
     def search(self, data: PairData, *, progress: bool) -> Found:
-        allowed, batches = data.graph.allowed, list(data)
+        edge_mask, batches = data.graph.allowed, list(data)
         answers = [clean_answers(pairs) for pairs in batches]
         generator = torch.Generator().manual_seed(self.seed)
         with torch.enable_grad():
-            logits = torch.full((int(allowed.sum()),), _START, requires_grad=True)
+            logits = torch.full((int(edge_mask.sum()),), _START, requires_grad=True)
             multipliers = torch.zeros(2, requires_grad=True)
             optimizer = torch.optim.Adam([logits], lr=self.lr)
             ascent = torch.optim.Adam([multipliers], lr=self.lr, maximize=True)
             for step in progress_over(range(self.steps), desc="edge pruning", disable=not progress):
                 noise = torch.rand(logits.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
                 kept = (_HIGH - _LOW) * ((noise.logit() + logits) / _TEMPERATURE).sigmoid() + _LOW
-                patched = torch.zeros(allowed.shape).masked_scatter(allowed, 1 - kept.clamp(0, 1))
+                patched = torch.zeros(edge_mask.shape).masked_scatter(edge_mask, 1 - kept.clamp(0, 1))
                 number = step % len(batches)
                 loss = divergence(answers[number], batches[number], patched).mean()
                 # the probability that z is not 0 is the share that is kept
-                gone = 1 - (logits - _TEMPERATURE * log(-_LOW / _HIGH)).sigmoid().mean()
-                missing = self.sparsity * min(1.0, 2 * (step + 1) / self.steps) - gone
+                sparsity = 1 - (logits - _TEMPERATURE * log(-_LOW / _HIGH)).sigmoid().mean()
+                missing = self.sparsity * min(1.0, 2 * (step + 1) / self.steps) - sparsity
                 loss = loss + multipliers[0] * missing + multipliers[1] * missing**2
                 optimizer.zero_grad()
                 ascent.zero_grad()
                 torch.autograd.backward(loss, inputs=[logits, multipliers])
                 optimizer.step()
                 ascent.step()
-        learned = torch.full(allowed.shape, float("-inf")).masked_scatter(allowed, logits.detach())
-        stays = (_HIGH - _LOW) * (learned / _TEMPERATURE).sigmoid() + _LOW > 0.5
-        return Found(-softplus(learned)[..., None] * allowed[..., None], data.graph.connected(stays & allowed))
+        edge_logits = torch.full(edge_mask.shape, float("-inf")).masked_scatter(edge_mask, logits.detach())
+        stays = (_HIGH - _LOW) * (edge_logits / _TEMPERATURE).sigmoid() + _LOW > 0.5
+        return Found(-softplus(edge_logits)[..., None] * edge_mask[..., None], data.graph.connected(stays & edge_mask))

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from mmlens.analysis.features.dictionary import Activation, SparseDictionary
+from mmlens.analysis.features.dictionary import SparseDictionary
+from mmlens.analysis.features.dictionary_form import Activation
 from mmlens.analysis.features.formats.pieces import Files, row_norms
 from mmlens.analysis.features.formats.sites import point_of
 

@@ -138,25 +138,25 @@ class SparseCoder:
             group["lr"] = self._lr * min(1.0, 20 * share + 0.01, 4 * (1 - share) + 0.01)
         dead, coder = self.dead, self._coder
         with torch.enable_grad():
-            recons, fired = self._by_row(x, y) if self._selection == "topk" else self._by_batch(x)
-            unexplained = (y - recons).square().sum() / (y - y.mean(0)).square().sum()
+            recons, is_active = self._by_row(x, y) if self._selection == "topk" else self._by_batch(x)
+            rest = (y - recons).square().sum() / (y - y.mean(0)).square().sum()
             auxiliary = self._auxiliary(x, (y - recons).detach(), dead) if dead.any() else torch.tensor(0.0)
-            (unexplained + _AUXILIARY * auxiliary).backward()
+            (rest + _AUXILIARY * auxiliary).backward()
         if not self._transcodes:
             coder.remove_gradient_parallel_to_decoder_directions()
         self._adam.step()
         self._adam.zero_grad()
         if not self._transcodes:  # a transcoder's rows begin at zero; they are made unit at the end
             coder.set_decoder_norm_to_unit_norm()
-        self.idle = torch.where(fired, 0, self.idle + len(y))
-        return {"unexplained": float(unexplained.detach()), "auxiliary": float(auxiliary.detach())}
+        self.idle = torch.where(is_active, 0, self.idle + len(y))
+        return {"unexplained": float(rest.detach()), "auxiliary": float(auxiliary.detach())}
 
     def _by_row(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What is given back by the k largest of each row, and which features fired."""
         result = self._coder(x, y)
-        fired = torch.zeros_like(self.idle, dtype=torch.bool)
-        fired[result.latent_indices[result.latent_acts > 0]] = True
-        return result.sae_out, fired
+        is_active = torch.zeros_like(self.idle, dtype=torch.bool)
+        is_active[result.latent_indices[result.latent_acts > 0]] = True
+        return result.sae_out, is_active
 
     def _by_batch(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What is given back by the k largest of a row on average, chosen over all rows together."""
@@ -216,13 +216,13 @@ class SparseCoder:
         norms = coder.W_dec.norm(dim=1).clamp_min(1e-8)
         by_row = self._selection == "topk"
         # one threshold of what codes are made of: after it codes are scaled to rows of length 1
-        least = None if by_row else _least(self._pre_codes(x[:_SAMPLE].to(self._device) / read), self._k)
+        threshold = None if by_row else _least(self._pre_codes(x[:_SAMPLE].to(self._device) / read), self._k)
         tensors = {
             "W_enc": coder.encoder.weight.T * norms * (out / read),
             "b_enc": coder.encoder.bias * norms * out,
             "W_dec": coder.W_dec / norms[:, None],
             "b_dec": coder.b_dec * out,
-            "threshold": None if least is None else least * norms * out,
+            "threshold": None if threshold is None else threshold * norms * out,
             "W_skip": None if coder.W_skip is None else coder.W_skip * (out / read),
         }
         settings: dict[str, Any] = {name: None if value is None else value.cpu() for name, value in tensors.items()}

@@ -199,5 +199,5 @@ def _states_of(piece: States | MappedStates | ActivationStore, at: str | None) -
 
 def _stored(store: ActivationStore, source: str, target: str) -> str:
     """The name under which a store holds what an MLP receives."""
-    spliced = f"{target}.hook_sae_input"
-    return spliced if source not in store.points and spliced in store.points else source
+    inner_name = f"{target}.hook_sae_input"
+    return inner_name if source not in store.points and inner_name in store.points else source

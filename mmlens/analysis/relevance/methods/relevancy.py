@@ -32,8 +32,8 @@ class Relevancy(RelevanceMethod):
         result: torch.Tensor | None = None
         for name, pattern in values.items():
             require_square(pattern)
-            weighted = (gradients[name] * pattern).float().clamp(min=0).mean(-3)
+            weights = (gradients[name] * pattern).float().clamp(min=0).mean(-3)
             if result is None:
-                result = torch.eye(pattern.shape[-1], device=pattern.device).expand_as(weighted)
-            result = result + weighted @ result
+                result = torch.eye(pattern.shape[-1], device=pattern.device).expand_as(weights)
+            result = result + weights @ result
         return result if result is not None else torch.zeros(0)

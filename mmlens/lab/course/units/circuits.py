@@ -40,14 +40,14 @@ def _cut_change(planted: Planted, queries: str) -> float:
 
 def _recovered(rows: Callable[[list[int]], list[int]]) -> float:
     """The share of the gap that the first head's clean output brings back at rows that are told from those of the question."""
-    planted = _planted()
-    model = HookedMultimodal(planted.model, planted.processor)
-    clean = model.prepare(planted.prompt, images=planted.image())
-    other = model.prepare(planted.prompt, images=planted.image(present=False))
-    hop = planted.truth.route[0]
+    pair = _planted()
+    model = HookedMultimodal(pair.model, pair.processor)
+    clean = model.prepare(pair.prompt, images=pair.image())
+    other = model.prepare(pair.prompt, images=pair.image(present=False))
+    hop = pair.truth.route[0]
     name = f"blocks.{hop.layer}.attn.hook_z"
     _, cache = model.run_with_cache(clean, names=name)
-    token = model.to_single_token(planted.prompt)
+    token = model.to_single_token(pair.prompt)
     at = rows((clean["input_ids"][0] == token).nonzero()[:, 0].tolist())
 
     def put(z: torch.Tensor, hook: object) -> torch.Tensor:
@@ -55,8 +55,8 @@ def _recovered(rows: Callable[[list[int]], list[int]]) -> float:
         new[:, at, hop.head] = cache[name][:, at, hop.head]
         return new
 
-    ends = [_lead(model, model(batch), planted) for batch in (other, clean)]
-    run = _lead(model, model.run_with_hooks(other, fwd_hooks=[(name, put)]), planted)
+    ends = [_lead(model, model(batch), pair) for batch in (other, clean)]
+    run = _lead(model, model.run_with_hooks(other, fwd_hooks=[(name, put)]), pair)
     return (run - ends[0]) / (ends[1] - ends[0])
 
 

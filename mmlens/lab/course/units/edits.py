@@ -34,14 +34,14 @@ def _edit(model: HookedMultimodal, weights: str) -> Edit:
 def _questions(red: bool) -> list[tuple[Scene, str]]:
     """The first question about a colour that is red, or is not, of the first twelve scenes that have one."""
     firsts = [
-        (each, [q.text for q in each.questions if q.kind == "color" and (q.answer == "red") == red][:1])
-        for each in scenes(80, seed=2)
+        (scene, [q.text for q in scene.questions if q.kind == "color" and (q.answer == "red") == red][:1])
+        for scene in scenes(80, seed=2)
     ]
-    return [(each, texts[0]) for each, texts in firsts if texts][:N]
+    return [(scene, texts[0]) for scene, texts in firsts if texts][:N]
 
 
 def _answers(model: HookedMultimodal, questions: list[tuple[Scene, str]]) -> list[str]:
-    return [model.answer(each.image, text) for each, text in questions]
+    return [model.answer(scene.image, text) for scene, text in questions]
 
 
 def _asked(model: HookedMultimodal, question: str) -> str:
@@ -67,9 +67,11 @@ def _sizes(model: HookedMultimodal) -> tuple[float, float]:
     before = [output_rows(model, layer).clone() for layer in layers]
     with model.edited(edit):
         after = [output_rows(model, layer).clone() for layer in layers]
-    moved = [(old != new).any(-1) for old, new in zip(before, after, strict=True)]
-    change = torch.cat([(new - old)[rows] for old, new, rows in zip(before, after, moved, strict=True)])
-    return float(change.norm()), float(torch.cat([old[rows] for old, rows in zip(before, moved, strict=True)]).norm())
+    row_masks = [(old != new).any(-1) for old, new in zip(before, after, strict=True)]
+    change = torch.cat([(new - old)[rows] for old, new, rows in zip(before, after, row_masks, strict=True)])
+    return float(change.norm()), float(
+        torch.cat([old[rows] for old, rows in zip(before, row_masks, strict=True)]).norm()
+    )
 
 
 def _relative(model: HookedMultimodal) -> float:

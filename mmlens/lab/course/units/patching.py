@@ -44,9 +44,9 @@ def _arrival(model: HookedMultimodal, share: float = 0.5) -> int:
 
 def _head_effects(model: HookedMultimodal, heads: tuple[int, ...]) -> float:
     def put(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        mixed = old.clone()
-        mixed[..., list(heads), :] = new[..., list(heads), :]
-        return mixed
+        patched_rows = old.clone()
+        patched_rows[..., list(heads), :] = new[..., list(heads), :]
+        return patched_rows
 
     run = patched(model, clean(model), corrupted(model), {f"blocks.{LAYER}.attn.hook_z": [-1]}, put)
     return run - gap(model(corrupted(model)), model)

@@ -23,10 +23,10 @@ def _questions(kind: QuestionKind, answer: str | None, *, fit: bool) -> list[tup
     """The first question of a kind, with this answer, of each scene that has one."""
     scene_list = scenes(60, seed=8, split="train") if fit else scenes(60, seed=9)
     texts = [
-        (each, [q.text for q in each.questions if q.kind == kind and answer in (None, q.answer)][:1])
-        for each in scene_list
+        (scene, [q.text for q in scene.questions if q.kind == kind and answer in (None, q.answer)][:1])
+        for scene in scene_list
     ]
-    return [(each, named[0]) for each, named in texts if named][: N_FIT if fit else N]
+    return [(scene, named[0]) for scene, named in texts if named][: N_FIT if fit else N]
 
 
 def difference(model: HookedMultimodal, layer: int = LAYER) -> SteeringVector:
@@ -39,7 +39,7 @@ def _difference(model: HookedMultimodal, layer: int, weights: str) -> SteeringVe
     means = []
     for answer in ("no", "yes"):
         questions = _questions("presence", answer, fit=True)
-        batch = model.prepare([text for _, text in questions], images=[each.image for each, _ in questions])
+        batch = model.prepare([text for _, text in questions], images=[scene.image for scene, _ in questions])
         _, cache = model.run_with_cache(batch, names=f"blocks.{layer}.hook_resid_post")
         means.append(cache["resid_post", layer][:, -1].mean(0))
     return SteeringVector(means[0] - means[1], f"blocks.{layer}.hook_resid_post")
@@ -56,7 +56,7 @@ def _steer(vector: SteeringVector) -> Steer:
 
 def _answers(model: HookedMultimodal, questions: list[tuple[Scene, str]], steer: Steer | None) -> list[str]:
     with model.intervene(steer) if steer is not None else model.hooks():
-        return [model.answer(each.image, text) for each, text in questions]
+        return [model.answer(scene.image, text) for scene, text in questions]
 
 
 def flipped(model: HookedMultimodal, steer: Steer) -> int:

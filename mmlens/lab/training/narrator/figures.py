@@ -135,7 +135,7 @@ class PictureReader:
         shares: dict[str, list[float]] = {"own": [], "shuffled": [], "ground": []}
         for states in (inputs, *layers):
             best = (nn.functional.rms_norm(states[:, start:], (states.shape[-1],)) @ embedding.T).argmax(dim=-1)
-            own, shuffled, ground = [], [], []
+            named_right, shuffled, ground = [], [], []
             for number, tale in enumerate(tales):
                 other = tales[(number + 1) % len(tales)]
                 here = [nouns[NOUNS.index(thing.shape)] for thing in tale.placed]
@@ -146,11 +146,11 @@ class PictureReader:
                     patches = tale.patches(index)
                     free &= ~tale.patches(index, share=0.01)
                     read = best[number, torch.from_numpy(patches)].tolist()
-                    own += [token == here[index] for token in read]
+                    named_right += [token == here[index] for token in read]
                     if others:
                         shuffled += [token == others[index % len(others)] for token in read]
                 ground += [token in here for token in best[number, torch.from_numpy(free)].tolist()]
-            for key, values in (("own", own), ("shuffled", shuffled), ("ground", ground)):
+            for key, values in (("own", named_right), ("shuffled", shuffled), ("ground", ground)):
                 shares[key].append(float(np.mean(values)))
         return shares
 
@@ -206,8 +206,8 @@ def figures(reader: PictureReader, count: int = 200, seed: int = 5) -> dict[str,
             for number in range(max(1, count // 10)):
                 tale = scene(number, pair=pair)
                 noun, color = pair
-                wanted = [Fact("color", color, noun), Fact("presence", "yes", noun)]
-                for fact, answer in zip(wanted, reader.ask(tale, wanted), strict=True):
+                pair_facts = [Fact("color", color, noun), Fact("presence", "yes", noun)]
+                for fact, answer in zip(pair_facts, reader.ask(tale, pair_facts), strict=True):
                     right[f"{name} pair: {fact.kind}"].append(answer.right)
     result |= {name: float(np.mean(values)) for name, values in right.items() if ":" in name}
     return result

@@ -219,9 +219,9 @@ class PictureRun:
         inputs = embedding[rows.ids].masked_scatter(where[:, :, None], images)
         mask = additive(rows.mask)
         states = llama_states(language, self.config, inputs, rows.positions, mask, dtype=self.dtype)
-        counted = (rows.labels != IGNORED) & (rows.weights > 0)
-        logits = nn.functional.linear(states[counted].to(self.dtype), embedding.to(self.dtype)).float()
-        return logits, rows.labels[counted], rows.weights[counted]
+        loss_mask = (rows.labels != IGNORED) & (rows.weights > 0)
+        logits = nn.functional.linear(states[loss_mask].to(self.dtype), embedding.to(self.dtype)).float()
+        return logits, rows.labels[loss_mask], rows.weights[loss_mask]
 
     def _text_loss(self, weights: Weights, rng: random.Random) -> Float[Tensor, ""]:
         language = _language(weights)
@@ -229,10 +229,10 @@ class PictureRun:
         embedding = language["embed_tokens.weight"]
         inputs, mask = embedding[rows.ids], additive(rows.mask)
         states = llama_states(language, self.config, inputs, rows.positions, mask, dtype=self.dtype)
-        counted = (rows.labels != IGNORED) & (rows.weights > 0)
-        logits = nn.functional.linear(states[counted].to(self.dtype), embedding.to(self.dtype)).float()
-        losses = nn.functional.cross_entropy(logits, rows.labels[counted], reduction="none")
-        return (losses * rows.weights[counted]).sum() / rows.weights[counted].sum()
+        loss_mask = (rows.labels != IGNORED) & (rows.weights > 0)
+        logits = nn.functional.linear(states[loss_mask].to(self.dtype), embedding.to(self.dtype)).float()
+        losses = nn.functional.cross_entropy(logits, rows.labels[loss_mask], reduction="none")
+        return (losses * rows.weights[loss_mask]).sum() / rows.weights[loss_mask].sum()
 
 
 def training_scene(number: int) -> Tale:

@@ -129,9 +129,9 @@ def make_rows(encoder: LineEncoder, rng: random.Random, batch: int) -> PackedRow
     room = [length] * batch
     rows: list[list[Sequence]] = [[] for _ in range(batch)]
     for sequence in sorted(sequences, key=lambda sequence: -len(sequence.ids)):
-        fitting = [(room[row], row) for row in range(batch) if room[row] >= len(sequence.ids)]
-        if fitting:
-            _, row = min(fitting)
+        rooms = [(room[row], row) for row in range(batch) if room[row] >= len(sequence.ids)]
+        if rooms:
+            _, row = min(rooms)
             rows[row].append(sequence)
             room[row] -= len(sequence.ids)
     return pack(rows, length)

@@ -82,7 +82,7 @@ class TextRun:
             save_seconds: Seconds between checkpoints.
             report_every: Steps between reports.
         """
-        last = saved = time.monotonic()
+        last = last_save = time.monotonic()
         mean = 0.0
         while self.step < (self.stage.steps if until is None else min(until, self.stage.steps)):
             rows = make_rows(self.encoder, self.stream(self.step), self.stage.batch)
@@ -97,9 +97,9 @@ class TextRun:
                 self.log.append(figures | gauge(self))
                 self.report(" ".join(f"{key} {value:.4g}" for key, value in self.log[-1].items()))
                 mean = 0.0
-            if now - saved > save_seconds:
+            if now - last_save > save_seconds:
                 self.save()
-                saved = time.monotonic()
+                last_save = time.monotonic()
         self.save()
 
     def stream(self, step: int) -> random.Random:
@@ -194,8 +194,8 @@ def fix_text_signs(run: TextRun) -> int:
     neurons: list[Tensor] = []
     inputs, mask = run.weights["embed_tokens.weight"][rows.ids], additive(rows.mask)
     llama_states(run.weights, run.config, inputs, rows.positions, mask, neurons=neurons)
-    counted = (rows.labels != IGNORED) & (rows.weights > 0)
-    active = [activity[counted] for activity in neurons]
+    loss_mask = (rows.labels != IGNORED) & (rows.weights > 0)
+    active = [activity[loss_mask] for activity in neurons]
     return flip_neurons(run.model, [(activity * activity.abs()).sum(dim=0) for activity in active])
 
 
