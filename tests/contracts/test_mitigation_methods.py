@@ -168,7 +168,7 @@ def test_padding_on_the_right(subject: Subject, name: str) -> None:
     if (name, subject.name) in REFUSED:
         return
     with pytest.raises(InputError, match="padded on the right"), never_entered(model):
-        method.check(model, samples, batch)
+        method.check(model, samples, batch, NEW)
     force = method.force(model, samples, batch)
     if not force.interventions:
         return

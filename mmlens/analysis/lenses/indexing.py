@@ -54,7 +54,13 @@ def contextual_index(
     Raises:
         InputError: if no token is kept, the model reads no text alone, or the folder holds something else; before any run.
     """
-    names = model.graph.select(at).names
+    nodes = model.graph.select(at)
+    names = nodes.names
+    towers = [node.name for node in nodes if node.sequence != "language"]
+    if towers:
+        raise InputError(
+            f"{towers[0]} holds no states of a text's tokens; index points of the language model: 'blocks.*.hook_resid_post'."
+        )
     entries = _Entries(model, first, most)
     pieces = [(tokens, kept, begins) for tokens, kept, begins in map(entries.of, texts) if kept]
     if not pieces:

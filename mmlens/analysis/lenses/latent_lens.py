@@ -140,12 +140,13 @@ def latent_lens(
         2
     """
     nodes = model.graph.select(list(index.states) if at is None else at)
-    for node in nodes:
-        width = next(iter(index.states.values())).values.shape[1]
-        if node.width != width:
-            raise InputError(
-                f"The index holds states of width {width}, and {node.name} has {node.width}; make one of it."
-            )
+    widths = {states.values.shape[1] for states in index.states.values()}
+    wrong = [node for node in nodes if {node.width} != widths]
+    if wrong:
+        raise InputError(
+            f"The index holds states of width {', '.join(map(str, sorted(widths)))}, and {wrong[0].name} has {wrong[0].width}; "
+            "make one of it."
+        )
     reader = RowReader(as_rule(positions), batch, nodes)
     _, cache = model.run_with_cache(batch, names=[node.name for node in nodes])
     words = {}

@@ -16,6 +16,7 @@ from mmlens.analysis.controls.random_units import random_units
 from mmlens.core.errors import InputError
 from mmlens.core.regions import Region
 from mmlens.core.rules import Index, RandomRows, Row, Word, as_rule
+from mmlens.core.units import Head
 from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.interventions.ablation import Ablate
 from mmlens.interventions.activations import gaussian
@@ -122,7 +123,7 @@ class _SignedBoost:
         ]
         self._parts = []
         for up in (True, False):
-            units = [f"L{model.graph[name].layer}.h{head}" for name, head, is_up in signs if is_up is up]
+            units = [_head(model, name, head) for name, head, is_up in signs if is_up is up]
             if units:
                 alpha = self.boost.alpha if up else -self.boost.alpha
                 self._parts.append(replace(self.boost, layers=None, heads=units, alpha=alpha))
@@ -132,6 +133,13 @@ class _SignedBoost:
         """Resolve the positions of both."""
         for part in self._parts:
             part.starts(run)
+
+
+def _head(model: HookedMultimodal, scores: str, index: int) -> Head:
+    """A head of the attention whose scores are at a point."""
+    node = model.graph[scores]
+    branch = scores.rpartition(".")[0].rpartition(".")[2]
+    return Head(node.layer or 0, index, node.part, stack=node.stack or "", branch=branch)
 
 
 @dataclass(frozen=True)

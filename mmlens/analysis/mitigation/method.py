@@ -44,6 +44,11 @@ class Force:
         contrast = None if self.contrast is None else Permuted(self.contrast, seed)
         return None if len(acts) < len(controls) or not (acts or contrast) else Force(acts, contrast)
 
+    def check(self, model: HookedMultimodal, batch: MultimodalBatch, max_new_tokens: int) -> None:
+        """Refuse a batch that cannot be answered with this in force, without running anything; raises InputError."""
+        with model.intervene(*self.interventions):
+            refuse_generation(model, batch, contrast=self.contrast, max_new_tokens=max_new_tokens)
+
 
 @dataclass(frozen=True)
 class MitigationMethod(Method):
@@ -62,18 +67,42 @@ class MitigationMethod(Method):
         """
         raise NotImplementedError
 
-    def check(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> None:
-        """Refuse, before any forward pass, a batch that cannot be answered with the method in force.
+    def rehearsal(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> Force:
+        """Something of the same form as `force`, made without running the model.
 
         Args:
             model, samples, batch: as for `force`.
 
         Raises:
-            InputError: if it cannot.
+            InputError: if it cannot be done to this batch.
         """
-        force = self.force(model, samples, batch)
-        with model.intervene(*force.interventions):
-            refuse_generation(model, batch, contrast=force.contrast)
+        return self.force(model, samples, batch)
+
+    def check(
+        self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch, max_new_tokens: int
+    ) -> bool:
+        """Refuse, before any forward pass, a batch that cannot be answered with the method in force.
+
+        Args:
+            model, samples, batch: as for `force`.
+            max_new_tokens: upper bound on an answer.
+
+        Returns:
+            Whether its random control can be in force for this batch.
+
+        Raises:
+            InputError: if it cannot be answered.
+        """
+        force = self.rehearsal(model, samples, batch)
+        force.check(model, batch, max_new_tokens)
+        control = force.control(model, 0)
+        if control is None:
+            return False
+        try:
+            control.check(model, batch, max_new_tokens)
+        except InputError:  # no other rows that a query sees, say
+            return False
+        return True
 
 
 MITIGATION_METHODS: Registry[MitigationMethod] = Registry(

@@ -89,10 +89,13 @@ def mitigation_report(
     for task, of_task in samples.items():
         scoring.check(task, of_task)
     limits = {task: (max_new_tokens or {}).get(task, TASKS[task]) for task in samples}
-    for of_task in samples.values():
+    controlled = set(chosen)
+    for task, of_task in samples.items():
         first, batch = next(batches(model, iter(of_task[:batch_size]), batch_size=batch_size, progress=False, desc=""))
-        for method in chosen.values():
-            method.check(model, first, batch)
+        for name, method in chosen.items():
+            if not method.check(model, first, batch, limits[task]):
+                controlled.discard(name)
+    draws = {name: seeds if name in controlled else () for name in chosen}
     clock = _Clock(model)
     texts: dict[tuple[str, int | None], dict[str, list[str]]] = {}
     keys: dict[str, list[str]] = {task: [] for task in samples}
@@ -100,7 +103,7 @@ def mitigation_report(
         for chunk, batch in batches(
             model, iter(tuple(of_task)), batch_size=batch_size, progress=progress, desc=task, total=len(of_task)
         ):
-            for run, answers in _answered(model, chunk, batch, chosen, seeds, limits[task], clock):
+            for run, answers in _answered(model, chunk, batch, chosen, draws, limits[task], clock):
                 texts.setdefault(run, {}).setdefault(task, []).extend(answers)
             for sample in chunk:  # no picture is kept
                 of_task[len(keys[task])] = _without_pictures(sample)
@@ -143,7 +146,7 @@ def _answered(
     samples: Sequence[Sample],
     batch: MultimodalBatch,
     methods: Mapping[str, MitigationMethod],
-    seeds: Sequence[int],
+    draws: Mapping[str, Sequence[int]],
     limit: int,
     clock: _Clock,
 ) -> list[tuple[tuple[str, int | None], list[str]]]:
@@ -157,7 +160,7 @@ def _answered(
         found.append(((name, None), answers(name, force)))
         count, total = clock.totals[name]
         clock.totals[name] = count, total + seconds
-        for seed in seeds:
+        for seed in draws[name]:
             control = force.control(model, seed)
             if control is not None:
                 found.append(((name, seed), answers(None, control)))

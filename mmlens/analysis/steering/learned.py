@@ -135,6 +135,8 @@ def learn_predictor(
         )
     generator = torch.Generator().manual_seed(seed)
     c, z = states.values.detach().float().cpu(), vectors.vectors
+    if not c.isfinite().all():
+        raise InputError(f"{states!r} holds states that are not finite; collect them anew, in dtype='float32', say.")
     mean, spread = c.mean(0), _spread(c)
     size = float(z.norm(dim=1).square().mean().sqrt() / z.shape[1] ** 0.5)
     order = torch.randperm(len(c), generator=generator)

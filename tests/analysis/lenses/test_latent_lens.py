@@ -162,3 +162,15 @@ def test_positions_from_the_second_on_behind_the_opening_token(llava: Subject) -
         "describe the big", "describe the big red", "describe the big red circle", "what color is", "what color is the",
         "what color is the big", "what color is the big red", "what color is the big red circle", "describe the image",
     }  # fmt: skip
+
+
+def test_other_widths_and_towers_are_refused(llava: Subject) -> None:
+    model, batch = llava.model, llava.batches["left"]
+    index = mm.lenses.ContextualIndex.of(
+        {AT: torch.eye(model.cfg.d_model), "hook_embed": torch.eye(3)},
+        {AT: ["a"] * model.cfg.d_model, "hook_embed": ["b"] * 3},
+    )
+    with pytest.raises(InputError, match="of width 3, "), never_entered(model):
+        mm.lenses.latent_lens(model, batch, index)
+    with pytest.raises(InputError, match="no states of a text"), never_entered(model):
+        mm.lenses.contextual_index(model, TEXTS, at="vision.blocks.*.hook_resid_post")

@@ -88,6 +88,16 @@ def test_rows_of_an_object_become_as_many_others_of_the_picture(llava: Subject) 
     torch.testing.assert_close(*lengths)
 
 
+def test_a_boost_of_a_tower_has_its_signs_there(llava: Subject) -> None:
+    model, batch = llava.model, llava.batches["left"]
+    boost = mm.mitigation.BoostAttention("all", slice(0, 4), alpha=0.7, part="vision")
+    at = "vision.blocks.0.attn.hook_attn_scores"
+    plain, raised, signed = (states(model, batch, one, at) for one in (None, boost, random_like(boost, model, 2)))
+    up, down = (signed - plain).flatten(2).amax(-1) > 0, (signed - plain).flatten(2).amin(-1) < 0
+    assert torch.equal(up, ~down)
+    torch.testing.assert_close((signed - plain).abs(), (raised - plain).abs())
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_cut_keys_become_as_many_that_are_seen(subject: Subject, side: str) -> None:
     """And are those that the sample has alone."""

@@ -9,6 +9,7 @@ from mmlens.core.errors import InputError
 from mmlens.lab.weight_built import Planted
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import SHORT, Subject
+from tests.interventions.passes import never_entered
 from tests.tiny import picture
 
 COLORS = ("red", "blue", "white")
@@ -139,3 +140,19 @@ def test_what_cannot_be_scored_is_refused_before_anything_runs(llava: Subject) -
         mm.mitigation_report(model, asked, methods={"plain": "contrasted"}, progress=False)
     with pytest.raises(InputError, match="leaves none"):
         mm.mitigation_report(model, asked, methods={"a": mm.mitigation.Boosted(first=9)}, progress=False)
+
+
+def test_a_method_without_other_rows_has_no_control_and_steps_that_are_not_written_are_refused(llava: Subject) -> None:
+    """Nothing is found out half way: before any run."""
+    model = llava.model
+    asked = {"pope": [mm.Sample((picture(0),), SHORT, answer="yes")]}
+    everything = mm.KnockOut("last", slice(0, -1))  # all that the last position sees but itself
+    methods = {
+        "cut": mm.mitigation.Intervened((everything,)),
+        "steer": mm.mitigation.Intervened((mm.Scale("blocks.1.hook_resid_post", 0.5),)),
+    }
+    report = mm.mitigation_report(model, asked, methods=methods, seeds=[0], progress=False)
+    assert list(report.controls) == ["steer"]
+    late = {"late": mm.mitigation.Intervened((mm.Scale("blocks.1.hook_resid_post", 0.5, positions="generated"),))}
+    with pytest.raises(InputError, match="names nothing"), never_entered(model):
+        mm.mitigation_report(model, asked, methods=late, max_new_tokens={"pope": 1}, progress=False)

@@ -204,6 +204,14 @@ def test_a_training_that_was_killed_goes_on_to_the_bit(tmp_path: Path, monkeypat
         mm.steering.learn_predictor(states, turned, **options, checkpoint=tmp_path / "l2s")
 
 
+def test_states_that_are_not_finite_are_refused() -> None:
+    states, table = planted()
+    values = states.values.clone()
+    values[3, 1] = torch.inf
+    with pytest.raises(InputError, match="not finite"):
+        mm.steering.learn_predictor(mm.store.States(values, states.at), table)
+
+
 def test_an_entry_that_hardly_varied_in_training_does_not_drown_the_others() -> None:
     states, table = planted()
     values = torch.cat([states.values, torch.full((len(states), 1), 0.3)], 1)

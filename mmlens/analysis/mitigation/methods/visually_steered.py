@@ -16,7 +16,6 @@ from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.steering import Steer, SteeringScale
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.models.hooked import HookedMultimodal
-from mmlens.models.refusal import refuse_generation
 
 
 @MITIGATION_METHODS.register("visually_steered")
@@ -56,10 +55,8 @@ class VisuallySteered(MitigationMethod):
     def _steered(self, tables: Iterable[SteeringTable]) -> Force:
         return Force(tuple(Steer(t, self.alpha, scale=self.scale, positions=self.positions) for t in tables))
 
-    def check(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> None:
-        """Refuse pictures that cannot be left out, and points that there are not; their vectors take runs."""
+    def rehearsal(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> Force:
         unseen(model, batch)
         ones = torch.ones(batch.size, model.cfg.d_model)
-        force = self._steered(SteeringTable(ones, name) for name in self._points(model))
-        with model.intervene(*force.interventions):
-            refuse_generation(model, batch)
+        keys = tuple(sample.key for sample in samples)
+        return self._steered(SteeringTable(ones, name, keys=keys) for name in self._points(model))
