@@ -9,7 +9,7 @@ from mmlens.viz.page.pack import Axis, Pack, PackArray
 from mmlens.viz.words import shown
 
 #: So many numbers of single heads are sent; of more, those of the heads that look at the picture most.
-_MOST = 880_000
+_MOST = 800_000
 _LETTERS = 16
 _CAPTION = (
     "Shares of each token's attention. They say where a head looks, not what of it counts: mm.knock_out cuts it. What is not "

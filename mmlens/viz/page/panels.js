@@ -106,6 +106,7 @@ if (matrix) {
 if (used("token")) {
   const part = add(choices(Array.from({length: size("token")}, (_, i) => label("token", i)), () => state.token, i => set("token", i), "token", "tokens"));
   const {update} = part;
+  part.follows = true;
   part.update = async () => {
     update();
     const array = arrays[state.array], over = state.patch >= 0 && array?.axes.includes("token");

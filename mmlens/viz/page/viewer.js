@@ -4,7 +4,7 @@ const first = pictured ? stage() : null, second = pictured && controls.size ? st
 const over = patch => {
   if (patch === state.patch) return;
   state.patch = patch;
-  draw(null);
+  draw(null, true);
 };
 const code = make("code");
 const copy = make("div", {hidden: ""}, make("span", {class: "soft"}, "patches that you clicked: "), code);
@@ -25,20 +25,22 @@ host.mmlens = {seen, set: values => {  // what a kernel asks for; see live.js
   if (selected) state.chosen = new Set(selected);
   draw(null);
 }};
-let turn = 0;
-const draw = async announced => {
+let turn = 0, stale = true;  // stale: more has changed than what the pointer is over
+const draw = async (announced, passing = false) => {
+  stale ||= !passing;
   const mine = ++turn, array = arrays[state.array], drawn = array?.axes[array.axes.length - 1];
   const numbers = drawn === "patch" ? await slice(state.array) : null;
   const others = drawn === "patch" && array.control ? await slice(array.control) : null;
-  if (array?.each && numbers) {
+  if (array?.each && numbers && stale) {
     const alike = peers(array), limit = ownLimit(await Promise.all(alike.map(name => slice(name))));
     for (const name of alike) [arrays[name].own, arrays[name].cut] = limit;
   }
   if (mine !== turn) return;
   if (first) paint(first, drawn === "patch" ? state.array : null, numbers);
   if (second) { second.figure.hidden = !others; if (others) paint(second, array.control, others); }
-  if (drawn === "group") await drawGrid(state.array); else grid.replaceChildren();
-  for (const part of parts) part.update();
+  for (const part of parts) if (stale || part.follows) part.update();
+  if (stale) { if (drawn === "group") await drawGrid(state.array); else grid.replaceChildren(); }
+  stale = false;
   if (pictured) tabulate(array, numbers, others);
   host.dispatchEvent(new CustomEvent("mmlens-change", {detail: seen()}));
   readWords(state.patch);
