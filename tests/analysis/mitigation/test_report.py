@@ -156,3 +156,10 @@ def test_a_method_without_other_rows_has_no_control_and_steps_that_are_not_writt
     late = {"late": mm.mitigation.Intervened((mm.Scale("blocks.1.hook_resid_post", 0.5, positions="generated"),))}
     with pytest.raises(InputError, match="names nothing"), never_entered(model):
         mm.mitigation_report(model, asked, methods=late, max_new_tokens={"pope": 1}, progress=False)
+
+
+def test_what_is_no_intervention_is_refused_by_its_settings() -> None:
+    with pytest.raises(InputError, match="was given none"):
+        mm.mitigation.Intervened(())
+    with pytest.raises(InputError, match=r"'L2\.h1' is none"):
+        mm.mitigation.Intervened(("L2.h1",))

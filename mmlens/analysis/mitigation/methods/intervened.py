@@ -6,9 +6,12 @@ from typing import Any
 
 from mmlens.analysis.mitigation.method import MITIGATION_METHODS, Force, MitigationMethod
 from mmlens.analysis.samples.sample import Sample
+from mmlens.core.errors import InputError
+from mmlens.core.wording import short
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.models.hooked import HookedMultimodal
+from mmlens.models.runs import Intervention
 
 
 @MITIGATION_METHODS.register("intervened")
@@ -26,6 +29,14 @@ class Intervened(MitigationMethod):
     """
 
     interventions: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        wrong = [act for act in self.interventions if not isinstance(act, Intervention)]
+        if wrong or not self.interventions:
+            raise InputError(
+                f"Intervened needs interventions, {f'and {short(wrong[0])} is none' if wrong else 'and was given none'}: "
+                "(mm.Steer(vector), mm.Ablate('L2.h1')), or what has .hooks(model) as they have."
+            )
 
     def force(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> Force:
         keys = [sample.key for sample in samples]
