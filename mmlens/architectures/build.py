@@ -100,13 +100,7 @@ def _add_language(builder: StackBuilder, projections: str, additions: dict[int, 
         memory = (_add_encoder(builder, language.encoder, read), "language")
         embed = builder.add_embedding("hook_embed", language.stack, rows, [])
     posts = builder.add(
-        "language",
-        language.stack,
-        rows,
-        after=embed,
-        memory=memory,
-        additions=additions,
-        cross_stack=language.crossing,
+        "language", language.stack, rows, after=embed, memory=memory, additions=additions, cross_stack=language.crossing
     )
     last = posts[-1]
     if language.norm is not None:

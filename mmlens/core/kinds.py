@@ -102,8 +102,7 @@ Several: TypeAlias = Annotated[Sequence[T], Must("not empty", _not_empty)]
 Distinct: TypeAlias = Annotated[Sequence[T], Must("without repetition", lambda value: len(set(value)) == len(value))]
 #: A list with something in it, and nothing twice.
 SeveralDistinct: TypeAlias = Annotated[
-    Sequence[T],
-    Must("not empty, without repetition", lambda value: len(value) > 0 and len(set(value)) == len(value)),
+    Sequence[T], Must("not empty, without repetition", lambda value: len(value) > 0 and len(set(value)) == len(value))
 ]
 #: A mapping with something in it.
 Named: TypeAlias = Annotated[Mapping[K, V], Must("not empty", _not_empty)]

@@ -163,12 +163,7 @@ def _receives(call: Call, tensor: torch.Tensor) -> bool:
 
 
 def _post_norm(
-    trace: Trace,
-    block: Call,
-    inner: list[Call],
-    summands: list[_Summand],
-    pre: torch.Tensor,
-    post: torch.Tensor,
+    trace: Trace, block: Call, inner: list[Call], summands: list[_Summand], pre: torch.Tensor, post: torch.Tensor
 ) -> Residual | None:
     norms = [call for call in inner if is_norm(call.module) and trace.count(call.module) == 1]
     lasts = [call for call in norms if same(call.returned, post)]

@@ -15,10 +15,7 @@ from mmlens.execution.recording import Attended
 from mmlens.hooks.attention import allowed_by
 
 #: Points of a block whose change alters the keys or values of a row, and so other rows in the same block.
-_KEY_KINDS = (
-    "ln1.scale",
-    *(f"attn.{kind}" for kind in ("k", "k_normed", "rot_k", "v", "v_normed")),
-)
+_KEY_KINDS = ("ln1.scale", *(f"attn.{kind}" for kind in ("k", "k_normed", "rot_k", "v", "v_normed")))
 
 
 @dataclass(frozen=True)

@@ -172,8 +172,7 @@ class CellRuns:
         """
         graph = self.model.graph
         return rounds(
-            cells,
-            lambda cell: self.batch.apart and any(graph[change.at].part == "language" for change in cell.changes),
+            cells, lambda cell: self.batch.apart and any(graph[change.at].part == "language" for change in cell.changes)
         )
 
     def _passes(self, kind: Kind, cells: Sequence[Cell], read: list[torch.Tensor] | int) -> Iterator[CellCall]:

@@ -141,10 +141,7 @@ class Packed:
             start += len(step.rows)
 
     def _keys_first(
-        self,
-        layer: int,
-        pairs: Sequence[tuple[Job, BlockStep]],
-        inputs: dict[int, tuple[torch.Tensor, torch.Tensor]],
+        self, layer: int, pairs: Sequence[tuple[Job, BlockStep]], inputs: dict[int, tuple[torch.Tensor, torch.Tensor]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of rows that do not run themselves: the block is left as soon as they are known."""
         rows = [step.keys for _, step in pairs if step.keys is not None]

@@ -72,11 +72,7 @@ def language_apart(runs: CellRuns, clean: torch.Tensor) -> Evidence:
     embeddings = frozen.embeddings(trials[0])
     names = [name for name, module in frozen.modules.items() if module in decoder.blocks]
     recorder = Recorder(decoder)
-    with (
-        runs.model.hooks(hooks_for(runs.model, runs.batch, trials[0])),
-        frozen.freezing(names),
-        recorder.running(),
-    ):
+    with runs.model.hooks(hooks_for(runs.model, runs.batch, trials[0])), frozen.freezing(names), recorder.running():
         logits = runs.model(runs.batch)
     first = recorder.entered[0].stream
     pairs = [RecomputedRows(embeddings, first, recording.entered[0].stream), RecomputedRows(_ends(runs, logits), clean)]

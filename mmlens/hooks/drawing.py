@@ -162,11 +162,6 @@ def _label(kind: str) -> str:
         .replace("mlp_text", "text")
         .replace("ln_final", "ln")
     )
-    for long, brief in (
-        ("attn_scores", "scores"),
-        ("attn.", ""),
-        ("resid_", ""),
-        (".scale", ""),
-    ):
+    for long, brief in (("attn_scores", "scores"), ("attn.", ""), ("resid_", ""), (".scale", "")):
         short = short.replace(long, brief)
     return short

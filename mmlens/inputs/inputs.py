@@ -129,12 +129,7 @@ class Inputs:
 
     @checked
     def batch(
-        self,
-        inputs: Batch | None = None,
-        *,
-        images: Images = None,
-        layout: LayoutLike | None = None,
-        **tensors: Any,
+        self, inputs: Batch | None = None, *, images: Images = None, layout: LayoutLike | None = None, **tensors: Any
     ) -> MultimodalBatch:
         """A batch from raw keyword tensors, checked, with its token layout.
 

@@ -13,14 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from mmlens.core.errors import InputError
-from mmlens.core.rules import (
-    ALL,
-    Image,
-    Named,
-    Positions,
-    Rule,
-    as_rule,
-)
+from mmlens.core.rules import ALL, Image, Named, Positions, Rule, as_rule
 from mmlens.hooks.nodes import Node
 from mmlens.inputs.batch import MultimodalBatch, forced_on
 from mmlens.inputs.picture_positions import blocks, boxes_of_rows

@@ -22,11 +22,7 @@ from mmlens.inputs.checkpoint_files import content, file_text
 #: A processor of transformers, or what serves as one.
 Processor: TypeAlias = Annotated[
     Any,
-    Must(
-        "a processor of transformers",
-        lambda value: callable(value) and not isinstance(value, type),
-        instead=True,
-    ),
+    Must("a processor of transformers", lambda value: callable(value) and not isinstance(value, type), instead=True),
 ]
 
 

@@ -5,18 +5,7 @@ from jaxtyping import Bool
 
 from mmlens.core.errors import InputError
 from mmlens.core.regions import Region
-from mmlens.core.rules import (
-    Complement,
-    Image,
-    Index,
-    Joined,
-    Named,
-    RandomRows,
-    Row,
-    Rule,
-    Span,
-    Word,
-)
+from mmlens.core.rules import Complement, Image, Index, Joined, Named, RandomRows, Row, Rule, Span, Word
 from mmlens.inputs.picture_positions import own_pictures, pictures, regions
 from mmlens.inputs.point_rows import GROWING, PointRows, place_part
 from mmlens.inputs.random_rows import random_rows

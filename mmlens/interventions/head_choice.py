@@ -18,12 +18,7 @@ HeadChoice: TypeAlias = Sequence[int] | UnitsLike | None
 
 
 def head_masks(
-    model: HookedMultimodal,
-    nodes: Iterable[Node],
-    heads: HeadChoice,
-    layers: Sequence[int] | None,
-    *,
-    verb: str,
+    model: HookedMultimodal, nodes: Iterable[Node], heads: HeadChoice, layers: Sequence[int] | None, *, verb: str
 ) -> list[tuple[Node, Bool[torch.Tensor, "head"] | None]]:
     """The points to act on, each with True at its heads that are meant; None for all of them.
 

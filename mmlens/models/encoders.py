@@ -8,12 +8,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import nn
-from transformers import (
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoImageProcessor, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from mmlens.core.errors import InputError
 

@@ -32,12 +32,7 @@ _PLACES = (
 
 @contextmanager
 def completed_inputs(
-    model: HookedModel,
-    keywords: Mapping[str, Any],
-    *,
-    written: int = 0,
-    grows: bool = False,
-    run: Run | None = None,
+    model: HookedModel, keywords: Mapping[str, Any], *, written: int = 0, grows: bool = False, run: Run | None = None
 ) -> Iterator[None]:
     """Have the forward passes inside the `with` get positions that do not depend on padding, and no places for pictures that
     the prompt does not have.

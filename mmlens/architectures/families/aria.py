@@ -20,10 +20,7 @@ from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config
 from mmlens.inputs.patch_geometry import Frame, Places, RowGrid, Sizes, boxes_of, cells_of, mixed_rows, owners_of
 
-_BLOCK = replace(
-    LLAMA_BLOCK,
-    mlp=replace(SHARED_MIXTURE, router="mlp.router"),
-)
+_BLOCK = replace(LLAMA_BLOCK, mlp=replace(SHARED_MIXTURE, router="mlp.router"))
 
 
 def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: Any | None) -> list[Places]:

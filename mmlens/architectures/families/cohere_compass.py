@@ -14,9 +14,6 @@ from mmlens.declarations.registry import register_family
 
 COHERE_COMPASS = register_family(
     replace(
-        QWEN3_VL,
-        name="cohere_compass",
-        classes=("CohereCompassForConditionalGeneration",),
-        language=COHERE2_LANGUAGE,
+        QWEN3_VL, name="cohere_compass", classes=("CohereCompassForConditionalGeneration",), language=COHERE2_LANGUAGE
     )
 )

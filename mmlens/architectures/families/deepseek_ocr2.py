@@ -17,13 +17,7 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import (
-    CLIP_BLOCK,
-    LLAMA_BLOCK,
-    SAM_BLOCK,
-    SHARED_MIXTURE,
-    llama_language,
-)
+from mmlens.architectures.families.blocks import CLIP_BLOCK, LLAMA_BLOCK, SAM_BLOCK, SHARED_MIXTURE, llama_language
 from mmlens.architectures.families.projectors import projector_at
 from mmlens.core.errors import InputError
 from mmlens.core.names import Part
@@ -33,10 +27,7 @@ from mmlens.declarations.structure import Config, Stack
 from mmlens.inputs.patch_geometry import Frame, Places, Raster, Sizes, mixed_rows, raster_places
 from mmlens.inputs.patch_geometry.convolved import convolved
 
-_SPARSE_BLOCK = replace(
-    LLAMA_BLOCK,
-    mlp=SHARED_MIXTURE,
-)
+_SPARSE_BLOCK = replace(LLAMA_BLOCK, mlp=SHARED_MIXTURE)
 
 #: Patches per row of the second stage along each side, and the largest square of them that the first set of queries is for.
 _STEP, _FEW = 4, 144

@@ -36,10 +36,7 @@ from mmlens.inputs.patch_geometry import (
 )
 from mmlens.inputs.patch_geometry.anyres import interpolated_from
 
-_JANUS_BLOCK = replace(
-    CLIP_BLOCK,
-    attn=projected("projection_layer"),
-)
+_JANUS_BLOCK = replace(CLIP_BLOCK, attn=projected("projection_layer"))
 
 _PLACES = grid_places(class_rows=lambda c: 0, drops_class=lambda c: False, frame=fitted_frame)
 

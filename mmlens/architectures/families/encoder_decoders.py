@@ -35,13 +35,7 @@ def bart_language(path: str, *, head: str) -> Language:
         name="encoder.blocks",
     )
     decoder = replace(encoder, path=f"{path}.decoder.layers", heads=lambda t: t.decoder_attention_heads, name="blocks")
-    return Language(
-        stack=decoder,
-        embed=f"{path}.decoder.embed_tokens",
-        norm=None,
-        head=head,
-        encoder=Encoder(encoder),
-    )
+    return Language(stack=decoder, embed=f"{path}.decoder.embed_tokens", norm=None, head=head, encoder=Encoder(encoder))
 
 
 def _t5_attention(path: str) -> Attention:

@@ -21,10 +21,7 @@ from mmlens.declarations.registry import register_family
 from mmlens.declarations.structure import Config, Mlp
 from mmlens.inputs.patch_geometry.packed import packed_places
 
-_SPARSE = replace(
-    LLAMA_BLOCK,
-    mlp=Mlp(branch="mlp", shared=SHARED_MIXTURE.shared),
-)
+_SPARSE = replace(LLAMA_BLOCK, mlp=Mlp(branch="mlp", shared=SHARED_MIXTURE.shared))
 _RESAMPLER = "model.resampler_model"
 
 

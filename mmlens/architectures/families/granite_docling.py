@@ -28,9 +28,7 @@ _CONNECTOR = "model.vision_model.connector"
 #: What both branches of a language block are multiplied by.
 _FACTOR = attrgetter("residual_multiplier")
 _BLOCK = replace(
-    LLAMA_BLOCK,
-    attn=replace(projected("o_proj"), scale=_FACTOR),
-    mlp=replace(LLAMA_BLOCK.mlp, scale=_FACTOR),
+    LLAMA_BLOCK, attn=replace(projected("o_proj"), scale=_FACTOR), mlp=replace(LLAMA_BLOCK.mlp, scale=_FACTOR)
 )
 
 

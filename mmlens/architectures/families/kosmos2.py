@@ -74,8 +74,7 @@ KOSMOS2 = register_family(
             "image_to_text_projection",
             "features",
             pooling=Pooling(
-                replace(projected("out_proj", _QUERIES), joined=True),
-                heads=lambda c: c.text_config.num_attention_heads,
+                replace(projected("out_proj", _QUERIES), joined=True), heads=lambda c: c.text_config.num_attention_heads
             ),
             queries=True,
             receives_rows="vision",

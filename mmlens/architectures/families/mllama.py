@@ -79,10 +79,7 @@ def _places(config: Config, tensors: dict[str, Any], sizes: Sizes, processor: An
     tile_rows = -(-handed_on // 8) * 8
     shapes = tensors["aspect_ratio_ids"].cpu()
     most_pictures, most_tiles = tensors["pixel_values"].shape[1:3]
-    lengths: dict[Part, int] = {
-        "vision": most_tiles * tile_rows,
-        "projector": most_pictures * most_tiles * handed_on,
-    }
+    lengths: dict[Part, int] = {"vision": most_tiles * tile_rows, "projector": most_pictures * most_tiles * handed_on}
     why = (
         "the language model's rows hold no picture features: its cross-attention blocks look at the projector's rows; ask "
         "for part='projector'"

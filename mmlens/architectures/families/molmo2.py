@@ -158,9 +158,7 @@ MOLMO2 = register_family(
             # the module itself returns a record, not a tensor
             returns=f"{_PROJECTOR}.image_projector",
             pooling=Pooling(
-                projected("o_proj", _POOLING),
-                heads=lambda c: c.adapter_config.num_attention_heads,
-                windows=True,
+                projected("o_proj", _POOLING), heads=lambda c: c.adapter_config.num_attention_heads, windows=True
             ),
             mlp=gated_mlp(f"{_PROJECTOR}.image_projector"),
             receives_rows="vision",

@@ -14,12 +14,7 @@ from typing import Any
 
 import torch
 
-from mmlens.architectures.families.blocks import (
-    GEMMA_SANDWICH_BLOCK,
-    llama_language,
-    projected,
-    vision_tower,
-)
+from mmlens.architectures.families.blocks import GEMMA_SANDWICH_BLOCK, llama_language, projected, vision_tower
 from mmlens.architectures.families.packed import PROJECTED_PACKED_BLOCK
 from mmlens.declarations.family import Family
 from mmlens.declarations.projector import Projector
@@ -80,10 +75,7 @@ _DENSE = replace(
         scale=lambda block: _share(block.post_attention_residual_gate),
     ),
     middle="post_attention_residual_gate",
-    mlp=replace(
-        GEMMA_SANDWICH_BLOCK.mlp,
-        scale=lambda block: _share(block.post_feedforward_residual_gate),
-    ),
+    mlp=replace(GEMMA_SANDWICH_BLOCK.mlp, scale=lambda block: _share(block.post_feedforward_residual_gate)),
 )
 _SPARSE = replace(_DENSE, mlp=Mlp(branch=_DENSE.mlp.branch, router="mlp.gate", router_item=0, scale=_DENSE.mlp.scale))
 

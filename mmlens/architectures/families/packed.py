@@ -25,12 +25,7 @@ PACKED_BLOCK = Block(
 PROJECTED_PACKED_BLOCK = replace(PACKED_BLOCK, attn=projected("proj", "attn"))
 
 #: Qwen2.5-VL and GLM-4V: RMS norms, gated MLP.
-GATED_PACKED_BLOCK = Block(
-    attn=PACKED_BLOCK.attn,
-    mlp=gated_mlp(branch="mlp"),
-    ln1=Norm("norm1"),
-    ln2=Norm("norm2"),
-)
+GATED_PACKED_BLOCK = Block(attn=PACKED_BLOCK.attn, mlp=gated_mlp(branch="mlp"), ln1=Norm("norm1"), ln2=Norm("norm2"))
 
 
 def packed_vision(block: Block, path: str = "model.visual.blocks") -> Vision:

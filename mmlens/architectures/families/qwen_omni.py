@@ -19,8 +19,7 @@ from mmlens.declarations.structure import Attention, Mlp
 from mmlens.inputs.patch_geometry.packed import by_window, packed_video_places
 
 _BLOCK = replace(
-    GATED_PACKED_BLOCK,
-    attn=Attention(kernel="attn", branch="attn", q="attn.q", k="attn.k", v="attn.v", o="attn.proj"),
+    GATED_PACKED_BLOCK, attn=Attention(kernel="attn", branch="attn", q="attn.q", k="attn.k", v="attn.v", o="attn.proj")
 )
 
 _DURATIONS = with_durations("video_second_per_grid")

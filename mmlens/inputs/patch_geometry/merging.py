@@ -39,11 +39,7 @@ def merging_places(*, merge: Callable[[Config], int]) -> Callable[..., list[Plac
         factor = merge(config)
         shape, side = patches_of(config, tensors)
         squares = Raster.of((shape[0] // factor, shape[1] // factor), side * factor)
-        rasters: dict[Part, Raster] = {
-            "vision": Raster.of(shape, side),
-            "projector": squares,
-            "language": squares,
-        }
+        rasters: dict[Part, Raster] = {"vision": Raster.of(shape, side), "projector": squares, "language": squares}
         return raster_places(config, tensors, sizes, processor, rasters, tokens=len(squares.rows))
 
     return places

@@ -200,10 +200,7 @@ class Edit(Viewable, Saved):
         """The same deltas for other weights, e.g. a fine-tuned version; whether they do there what they did is yours to see."""
         settings = {**self.provenance.settings, "carried over from": self.provenance.fingerprint}
         about = replace(
-            self.provenance,
-            model=type(model.base).__name__,
-            fingerprint=model.unedited_fingerprint,
-            settings=settings,
+            self.provenance, model=type(model.base).__name__, fingerprint=model.unedited_fingerprint, settings=settings
         )
         return replace(self, provenance=about, teach=None)
 

@@ -155,12 +155,7 @@ def _task(
     rows = Units.of(neurons, model, kind=Neuron, verb="An edit of rows")
     read_rows(model, rows)
     rows = method.editable(model, rows)
-    method.check(
-        rows,
-        controls=bool(control_prompts),
-        target=target is not None,
-        consistency=bool(consistency),
-    )
+    method.check(rows, controls=bool(control_prompts), target=target is not None, consistency=bool(consistency))
     questions = answered_examples(model, consistency)
     examples = edit_examples(model, prompts, source=source, target=target, max_new_tokens=max_new_tokens)
     stay = edit_examples(model, control_prompts, source=None, target=None, max_new_tokens=max_new_tokens)

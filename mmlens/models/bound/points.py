@@ -87,11 +87,7 @@ class BoundPoints(Bound):
 
     @checked
     def add_hook(
-        self,
-        name: Names,
-        hook: HookFunction,
-        dir: Literal["fwd", "bwd"] = "fwd",
-        is_permanent: bool = False,
+        self, name: Names, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd", is_permanent: bool = False
     ) -> None:
         """Add a hook that stays until `reset_hooks()`.
 
