@@ -41,10 +41,7 @@ def collecting(*, repeats: int, samples: int = 128, clock: Callable[[], float]) 
             lambda: bare(model.hf_model.generate, do_sample=False, max_new_tokens=_NEW_TOKENS),
             lambda: ours(token=mm.lab.NOUNS, max_new_tokens=_NEW_TOKENS),
         ),
-        "forward, last position": (
-            lambda: bare(model.hf_model, use_cache=False),
-            lambda: ours(positions="last"),
-        ),
+        "forward, last position": (lambda: bare(model.hf_model, use_cache=False), lambda: ours(positions="last")),
     }
     for name, (limit, mine) in tasks.items():
         times = alternate({"bare": limit, "mmlens": mine}, repeats=repeats, lead_in=0, clock=clock)
@@ -70,14 +67,7 @@ def collecting_memory(counts: Sequence[int] = (50, 200, 400)) -> Iterator[Row]:
         command = [sys.executable, "-c", f"from benchmarks.collecting import peak; print(peak({count}))"]
         found = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         fewest = found if fewest is None else fewest
-        yield Row(
-            benchmark,
-            f"{count} scenes",
-            None,
-            Ratio(*[found / fewest] * 3),
-            1.05,
-            note=f"{found:.0f} MiB",
-        )
+        yield Row(benchmark, f"{count} scenes", None, Ratio(*[found / fewest] * 3), 1.05, note=f"{found:.0f} MiB")
 
 
 def peak(count: int) -> float:

@@ -104,9 +104,7 @@ def _readings(measured: "_Measured", pair: _Pair, metric: mm.metrics.Metric) -> 
         "knock_out", lambda: mm.knock_out(model, batch, queries="last", keys="image", metric=metric, **_QUIET), 1
     )
     yield measured.verb(
-        "attribute",
-        lambda: mm.attribute(*pair, at="blocks.*.attn.hook_z", units="head", metric=metric, **_QUIET),
-        None,
+        "attribute", lambda: mm.attribute(*pair, at="blocks.*.attn.hook_z", units="head", metric=metric, **_QUIET), None
     )
 
 

@@ -49,10 +49,7 @@ def bare_processor() -> LlavaProcessor:
     """Make the processor for pictures of 24 x 24 pixels, with pixel values from -1 to 1."""
     half = [0.5, 0.5, 0.5]
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE},
-        crop_size={"height": SIDE, "width": SIDE},
-        image_mean=half,
-        image_std=half,
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_mean=half, image_std=half
     )
     return LlavaProcessor(
         image_processor=images,

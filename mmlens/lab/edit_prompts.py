@@ -78,9 +78,7 @@ class _Asker:
             f"{name}, in writing": [sample.as_writing for sample in samples] for name, samples in pictures.items()
         }
         return EditQuestions(
-            _filled(pictures | writings),
-            _filled(self._consistency(sources)),
-            _filled(self._controls(sources, others)),
+            _filled(pictures | writings), _filled(self._consistency(sources)), _filled(self._controls(sources, others))
         )
 
     def _changing(self, scene: Scene) -> list[Placed]:

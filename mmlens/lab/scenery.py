@@ -131,14 +131,7 @@ class Scene:
             >>> mmlens.lab.scene(seed=3).twin(color="red", object=0).caption
             'a small red tree and an orange house on water'
         """
-        changes = {
-            "color": color,
-            "shape": shape,
-            "place": place,
-            "mood": mood,
-            "position": position,
-            "gender": gender,
-        }
+        changes = {"color": color, "shape": shape, "place": place, "mood": mood, "position": position, "gender": gender}
         names = [name for name, value in changes.items() if value is not None]
         if len(names) != 1:
             raise InputError(

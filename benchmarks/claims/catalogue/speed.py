@@ -72,10 +72,7 @@ CLAIMS = (
         "one hooked forward pass per cell",
     ),
     _timed(
-        "sweeps, equal",
-        "answers equal to {equal:.0e}",
-        "patching --model llava",
-        "one hooked forward pass per cell",
+        "sweeps, equal", "answers equal to {equal:.0e}", "patching --model llava", "one hooked forward pass per cell"
     ),
     _timed(
         "sweeps of others",
@@ -125,13 +122,7 @@ CLAIMS = (
         "scikit-learn's DictionaryLearning",
         "random states; lab",
     ),
-    _timed(
-        "semi-NMF, size",
-        "Semi-NMF of {states:,d} x {width:,d} states",
-        "concepts",
-        "",
-        "random states",
-    ),
+    _timed("semi-NMF, size", "Semi-NMF of {states:,d} x {width:,d} states", "concepts", "", "random states"),
     _timed(
         "collecting",
         "Collecting states takes {low:.2f}x to {high:.2f}x bare generation in four runs and {least:.2f}x to "

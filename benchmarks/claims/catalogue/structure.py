@@ -26,11 +26,7 @@ def _hooked(setting: Setting) -> dict[str, float]:
     """The largest differences with every point hooked."""
     rows = Document(_PAGE).table("# Families", first="model")
     videos = sorted((numbers(row["videos"])[0] for row in rows if row["videos"] != "-"), reverse=True)
-    return {
-        "pictures": max(numbers(row["all hooked"])[0] for row in rows),
-        "video": videos[0],
-        "others": videos[1],
-    }
+    return {"pictures": max(numbers(row["all hooked"])[0] for row in rows), "video": videos[0], "others": videos[1]}
 
 
 def _classes(setting: Setting) -> dict[str, float]:

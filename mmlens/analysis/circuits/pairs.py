@@ -82,10 +82,7 @@ def metrics_of(
                 )
             ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
             metrics = [
-                replace(
-                    metric,
-                    tokens=tuple(tuple(s[end - size : end]) if len(s) > 1 else s[0] for s in slots),
-                )
+                replace(metric, tokens=tuple(tuple(s[end - size : end]) if len(s) > 1 else s[0] for s in slots))
                 for end, size in zip(ends, sizes, strict=True)
             ]
     for of_pair, (clean, _) in zip(metrics, pairs, strict=True):

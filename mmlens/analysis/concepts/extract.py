@@ -63,12 +63,7 @@ def extract_concepts(
     _check(point_states, n_concepts, finder, batch_size)
     fit = finder.fit(point_states.values, n_concepts, batch_size)
     return ConceptBank.of(
-        fit.coder,
-        point_states,
-        method=finder.name,
-        settings=finder.settings,
-        objective=fit.objective,
-        codes=fit.codes,
+        fit.coder, point_states, method=finder.name, settings=finder.settings, objective=fit.objective, codes=fit.codes
     )
 
 

@@ -180,9 +180,7 @@ def _scores(
             sample=sample,
         )
         for (sample, word), scores in zip(
-            ((sample, word) for sample, words in enumerate(nouns_by_sample) for word in words),
-            total,
-            strict=True,
+            ((sample, word) for sample, words in enumerate(nouns_by_sample) for word in words), total, strict=True
         )
     ]
 

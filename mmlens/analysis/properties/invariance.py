@@ -32,9 +32,7 @@ from mmlens.hooks.session import HookFunction, HookPair
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 
 PERMUTED = Quantity(
-    "shared with permuted image tokens",
-    "share of neurons",
-    control="shared with permuted image tokens, another noun",
+    "shared with permuted image tokens", "share of neurons", control="shared with permuted image tokens, another noun"
 )
 PERMUTED_OTHER = Quantity(PERMUTED.control, "share of neurons", better="lower")
 STILL_SAID = Quantity("noun said of permuted image tokens", "share of nouns", better="")

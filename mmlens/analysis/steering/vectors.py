@@ -154,13 +154,7 @@ def contrastive_vector(
     for prompt in (negative, positive):
         questions = [Sample(sample.images, prompt, name=sample.name) for sample in samples]
         store = collect(
-            model,
-            questions,
-            at=at,
-            positions=positions,
-            dtype="float32",
-            batch_size=batch_size,
-            progress=progress,
+            model, questions, at=at, positions=positions, dtype="float32", batch_size=batch_size, progress=progress
         )
         states.append(store.at(at))
     rule = cast(DirectionMethod, method)

@@ -32,12 +32,7 @@ def export(folder: Path, text: TextRun, projector: PictureRun, *changes: Picture
     record: dict[str, object] = {
         "seed": text.seed,
         "size": asdict(text.size),
-        "text": {
-            "stage": asdict(text.stage),
-            "tokens": text.tokens,
-            "seconds": round(text.seconds),
-            "log": text.log,
-        },
+        "text": {"stage": asdict(text.stage), "tokens": text.tokens, "seconds": round(text.seconds), "log": text.log},
     }
     for run in (projector, *changes):
         record[run.stage.name] = {"stage": asdict(run.stage), "seconds": round(run.seconds), "log": run.log}
