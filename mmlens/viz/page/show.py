@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from mmlens.analysis.attention.looks import AttentionLooks
+from mmlens.core.errors import MMLensError
 from mmlens.core.view import Display, View
 from mmlens.inputs.images import Picture, load_image
 from mmlens.viz.page.encode import encode_array, encode_pack
@@ -47,10 +48,10 @@ def view_of(result: Display, image: Picture | None = None, *, run: bool = False)
 
 
 def display_of(result: Display) -> View:
-    """What stands below a notebook's cell: no model runs for it, and what cannot be drawn says why and raises nothing."""
+    """What stands below a notebook's cell: no model runs for it, and what cannot be drawn any more says why."""
     try:
         return view_of(result)
-    except Exception as error:  # noqa: BLE001 - a cell that worked does not end in an error
+    except MMLensError as error:  # the cell has worked: it does not end in an error
         return show(Pack(headline_of(result), notes=(f"It cannot be shown: {error}",)))
 
 

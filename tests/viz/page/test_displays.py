@@ -93,7 +93,7 @@ def test_traces_and_vectors_show_themselves(lab: Any, question: Any) -> None:
 def test_what_cannot_be_drawn_says_so_and_raises_nothing() -> None:
     class Broken(Display):
         def to_frame(self) -> None:
-            raise ValueError("there is no frame")
+            raise InputError("there is no frame")
 
     data = data_of(Broken()._repr_html_())
     assert "there is no frame" in data["notes"][0]
