@@ -163,7 +163,7 @@ SHOWN = {
 
 def table(report: mm.mitigation.MitigationReport) -> str:
     """The report as the page has it: value, paired difference with its p, mean of the controls."""
-    columns = (
+    columns = [
         "method",
         "task",
         "score",
@@ -175,7 +175,7 @@ def table(report: mm.mitigation.MitigationReport) -> str:
         "beyond it",
         "p of it",
         "cost",
-    )
+    ]
     lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
     frame = report.to_frame().set_index(["method", "task", "score"])
     pairs = [(task, name) for task, names in SHOWN.items() for name in names if task in report.plain]

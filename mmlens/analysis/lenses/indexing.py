@@ -47,8 +47,9 @@ def contextual_index(
         at: hook points of the language model.
         first: the first token of a text that is kept, behind its opening token: earlier ones hardly have a context.
         most: contexts of each token; later ones are left out. The same beginning of a text counts once.
-        into: folder for an index that memory does not hold: states are written as they are made and stay there. A call that was
-            stopped is gone on with by the same call; `mm.lenses.ContextualIndex.load(folder)` opens it again.
+        into: folder for an index that memory does not hold: states are written as they are made and stay there; words and
+            contexts (some 0.4 KB each) are in memory. A call that was stopped is gone on with by the same call;
+            `mm.lenses.ContextualIndex.load(folder)` opens it again.
         progress: show a progress bar.
 
     Raises:
