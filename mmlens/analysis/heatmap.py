@@ -155,8 +155,7 @@ class HeatMap(Viewable, Saved):
             percentile: of the mask.
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
-        height, width = self.size
-        picture = Image.new("RGB", (width, height), "lightgrey") if image is None else load_image(image)
+        picture = None if image is None else load_image(image)
         return drawn_by("maps.plot_maps")(picture, [self], percentile=percentile, figure=figure)
 
     def to_frame(self) -> "pd.DataFrame":

@@ -52,15 +52,16 @@ def plot_looks(looks: "AttentionLooks", *, figure: Figure | SubFigure | None = N
     width, height = max(3.0, 0.22 * heads + 1.6), max(2.4, 0.18 * len(looks.layers) + 1.2)
     figure = canvas(width + 2.2 * len(maps), height, figure)
     first, *others = figure.subplots(1, 1 + len(maps), squeeze=False, width_ratios=[width, *[2.2] * len(maps)])[0]
-    _matrix(
-        figure, first, looks.shares[:, :, query], looks.layers, f"share of the attention of {looks.queries[query]!r}"
-    )
+    _matrix(figure, first, looks.shares[:, :, query], looks.layers, "share")
     for axes, (heat, picture) in zip(others, maps, strict=True):
         axes.imshow(heat.overlay(picture))
         axes.set_title(shown(heat.title.split(",")[0], 30), fontsize=LABEL, **text_options())
         axes.set_axis_off()
     share = float(looks.shares[layer, head, query])
-    headline(figure, f"L{looks.layers[layer]}.h{head} gives {share:.2f} of {looks.queries[query]!r} to the picture")
+    words = (
+        f"the picture gets {share:.2f} of the attention of {looks.queries[query]!r} in L{looks.layers[layer]}.h{head}"
+    )
+    headline(figure, f"{words}; left: in each head")
     return figure.figure
 
 

@@ -138,7 +138,12 @@ def _(result: ConceptSweep) -> Listing:
 @listing_of.register
 def _(result: StateExplanation) -> Listing:
     names = [f"{c}: {', '.join(words)}" for c, words in zip(result.concepts, result.words, strict=True)]
-    return Listing(repr(result).split("\n")[0], "activation of the concept", names, exact(result.activations))
+    return Listing(
+        f"concepts of {result.token!r}; {result.unexplained:.1%} of its energy left",
+        "activation of the concept",
+        names,
+        exact(result.activations),
+    )
 
 
 @listing_of.register

@@ -38,7 +38,8 @@ def plot_states(states: States, *, figure: Figure | SubFigure | None = None) -> 
         axes.scatter(
             places[rows, 0], places[rows, 1], s=14, color=look.color, marker=look.shape, linewidth=0, alpha=0.8
         )
-    legend_below(figure, [legend_entry(shown(word, 20), look) for word, look in looks.items()])
+    others = [legend_entry("other words", CONTROL)] * (len(set(words)) > len(looks))
+    legend_below(figure, [*(legend_entry(shown(word, 20), look) for word, look in looks.items()), *others])
     first, second = (f"principal direction {number} ({share:.0%})" for number, share in enumerate(shares, start=1))
     dress(axes, x=first, y=second, grid=True)
     headline(figure, f"{counted(len(states), 'state')} at {states.at}, {sum(shares):.0%} of what differs is seen here")
