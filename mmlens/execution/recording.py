@@ -22,25 +22,9 @@ from mmlens.models.hooked import HookedMultimodal
 #: Options of attention functions that change nothing, or what the masks already say.
 _HARMLESS = frozenset(
     (
-        *(
-            "scaling",
-            "softcap",
-            "dropout",
-            "sliding_window",
-            "is_causal",
-            "position_ids",
-            "use_cache",
-            "cache_position",
-        ),
-        *(
-            "output_attentions",
-            "output_hidden_states",
-            "return_dict",
-            "logits_to_keep",
-            "deterministic",
-            "mm_token_type_ids",
-        ),
-        "output_router_logits",
+        *("scaling", "softcap", "dropout", "sliding_window", "is_causal", "position_ids", "use_cache"),
+        *("cache_position", "output_attentions", "output_hidden_states", "return_dict", "logits_to_keep"),
+        *("deterministic", "mm_token_type_ids", "output_router_logits"),
     )
 )
 

@@ -1,7 +1,6 @@
 """What a hooked model writes, in words: captions, answers, and generations traced step by step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 from mmlens.core.contract import checked
@@ -11,28 +10,15 @@ from mmlens.core.rules import Positions
 from mmlens.hooks.nodes import Selection
 from mmlens.inputs.batch import Batch
 from mmlens.inputs.images import Picture
-from mmlens.inputs.inputs import Inputs
 from mmlens.inputs.sample_pictures import Images
 from mmlens.models.contrast.methods import ContrastChoice, ContrastMethod
 from mmlens.models.dual_encoder import require_writer
 from mmlens.models.generation import GenerationTrace, trace_generation
-from mmlens.models.protocol import HookedModel, inputs_of
+from mmlens.models.protocol import PartOfModel
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What a hooked model writes.
-
-    Attributes:
-        model: the hooked model.
-    """
-
-    model: HookedModel
-
-    @property
-    def inputs(self) -> Inputs:
-        """What makes its batches."""
-        return inputs_of(self.model)
+class Answers(PartOfModel):
+    """What a hooked model writes."""
 
     @checked
     def trace_generation(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias
 
 import torch
@@ -164,3 +165,19 @@ Hooked: TypeAlias = Annotated[
 def inputs_of(model: HookedModel) -> Inputs:
     """What makes the batches of a hooked model."""
     return Inputs(model.base, model.family, model.config, model.processor)
+
+
+@dataclass(frozen=True)
+class PartOfModel:
+    """A part of a hooked model that runs it.
+
+    Attributes:
+        model: the hooked model.
+    """
+
+    model: HookedModel
+
+    @property
+    def inputs(self) -> Inputs:
+        """What makes its batches."""
+        return inputs_of(self.model)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
@@ -16,7 +15,6 @@ from mmlens.hooks.cache import ActivationCache
 from mmlens.hooks.nodes import Selection
 from mmlens.hooks.session import HookFunction, HookPair, attached, resolve_hooks
 from mmlens.inputs.batch import Batch, MultimodalBatch
-from mmlens.inputs.inputs import Inputs
 from mmlens.inputs.options import require_options
 from mmlens.inputs.row_reader import RowReader
 from mmlens.models.caching import CacheRecorder, require_named
@@ -28,7 +26,7 @@ from mmlens.models.dropout import refuse_dropout
 from mmlens.models.dual_encoder import called, require_writer, run_forward
 from mmlens.models.forward_inputs import completed_inputs
 from mmlens.models.generation_limits import generation_option, refuse_chunked_prompt, refuse_right_padding
-from mmlens.models.protocol import HookedModel, inputs_of
+from mmlens.models.protocol import HookedModel, PartOfModel
 from mmlens.models.run import PassChoice, Run, Watching, require_passes
 
 
@@ -40,20 +38,8 @@ class Intervention(Protocol):
         """The hooks that carry it out on this model; raises InputError if it cannot happen there."""
 
 
-@dataclass(frozen=True)
-class Runs:
-    """The runs of a hooked model.
-
-    Attributes:
-        model: the hooked model.
-    """
-
-    model: HookedModel
-
-    @property
-    def inputs(self) -> Inputs:
-        """What makes its batches."""
-        return inputs_of(self.model)
+class Runs(PartOfModel):
+    """The runs of a hooked model."""
 
     @checked
     def forward(self, batch: Batch | None = None, **tensors: Any) -> Float[torch.Tensor, "batch *pos vocab"]:
