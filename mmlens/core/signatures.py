@@ -58,6 +58,9 @@ class ReadableSignature(inspect.Signature):
         """In words."""
         return self._whole.return_annotation
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return self._whole.__reduce__()
+
     def replace(  # type: ignore[override]
         self, *, parameters: Sequence[inspect.Parameter] | None = None, return_annotation: Any = _SAME
     ) -> inspect.Signature:

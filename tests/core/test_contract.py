@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from fractions import Fraction as Ratio
 from pathlib import Path
@@ -272,6 +273,7 @@ def test_signatures_are_those_of_what_is_called() -> None:
 
     assert str(inspect.signature(find)) == "(scores: list[float], *more: int, k: int = 3, **options: str) -> list[int]"
     assert inspect.signature(find).bind([1.0], k=2).arguments == {"scores": [1.0], "k": 2}
+    assert str(copy(inspect.signature(find))) == str(inspect.signature(find))
 
     @checked
     class Settings:
