@@ -94,6 +94,7 @@ class StudyTable(Viewable, Saved):
         body = f"not answered: {self.reason}" if self.reason else self.to_frame().to_string(index=False)
         return f"{self.paper}, {self.stage}: {self.title}\n{body}"
 
+    @checked
     def __getitem__(self, key: tuple[str, str]) -> StudyValue:
         """The row of a case and a quantity.
 

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import AbstractArray
 
 from mmlens.core.compound_judges import Constrained, Either, Fields, Items, Table
-from mmlens.core.judges import Anything, Array, Choice, Flag, Instance, Judge, Nothing, Number, Whole
-from mmlens.core.kinds import Accepts, Gaps, Must, With
+from mmlens.core.judges import Anything, Array, Choice, Flag, Instance, Judge, Nothing, Number, Subclass, Whole
+from mmlens.core.kinds import Accepts, Gaps, Must, OneOf, With
 
 
 class Compiler:
@@ -66,6 +66,9 @@ class Compiler:
         self.conditions += [extra for extra in extras if isinstance(extra, With)]
         if any(isinstance(extra, Gaps) for extra in extras):
             return Compiler(False, self.names).judge(inner)
+        for extra in extras:
+            if isinstance(extra, OneOf):
+                return Choice(tuple(extra.words))
         inner = next((extra.hint for extra in extras if isinstance(extra, Accepts)), inner)
         conditions = [extra for extra in extras if isinstance(extra, Must)]
         return Constrained(self.judge(inner), conditions) if conditions else self.judge(inner)
@@ -78,6 +81,8 @@ class Compiler:
             return Table(self.judge(parts[0]), self.judge(parts[1]))
         if origin in (tuple, list, set, frozenset, Sequence, Collection, Iterable, AbstractSet):
             return Items(origin, self.judge(parts[0]))
+        if origin is type and isinstance(parts[0], type):
+            return Subclass(parts[0])
         return Instance(Callable if origin is Callable else origin)
 
 

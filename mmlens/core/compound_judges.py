@@ -28,14 +28,13 @@ class Items(Judge):
         )
 
     def holds(self, value: Any) -> bool:
-        """Whether it is a collection of the right class."""
-        if isinstance(value, str | bytes) or is_array(value) or not isinstance(value, self.container):
-            return False
-        return not isinstance(value, Mapping)
+        """Whether it is a collection of the right class, or a list for a tuple and a tuple for a list."""
+        kinds = list | tuple if self.container in (list, tuple) else self.container
+        return isinstance(value, kinds) and not isinstance(value, str | bytes | Mapping) and not is_array(value)
 
     def accepts(self, value: Any) -> bool:
         """Whether all items are accepted; what can be read only once is not looked into."""
-        if not self.holds(value):
+        if not self.holds(value) or not isinstance(value, self.container):
             return False
         return not isinstance(value, Sequence | AbstractSet) or all(map(self.item.accepts, value))
 
@@ -44,17 +43,14 @@ class Items(Judge):
         if is_array(value) and value.ndim == 1 and self.container is not tuple:
             values = value.tolist()
             return values if self.accepts(values) else REFUSED
-        if not self.holds(value):
-            if self.container is tuple and isinstance(value, list):
-                value = tuple(value)
-            else:
-                return REFUSED
-        if not isinstance(value, Sequence | AbstractSet):
+        if not self.holds(value) or not isinstance(value, Sequence | AbstractSet):
             return REFUSED
         items = [item if self.item.accepts(item) else self.item.convert(item) for item in value]
         if any(item is REFUSED for item in items):
             return REFUSED
-        return set(items) if isinstance(value, AbstractSet) else tuple(items)
+        if isinstance(value, AbstractSet):
+            return set(items)
+        return items if self.container is list else tuple(items)
 
     def problem(self, name: str, value: Any) -> str:
         """Names the items that are wrong."""

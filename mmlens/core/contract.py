@@ -26,11 +26,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _INSIDE: ContextVar[bool] = ContextVar("inside", default=False)
 
 
-def checked(target: F) -> F:
+def checked(target: F, *, always: bool = False) -> F:
     """Check the arguments of a public function, method or dataclass before any work.
 
     Args:
         target: the function, under decorators such as `classmethod`; or the class, whose constructor is checked.
+        always: also inside another checked call: for settings, which are few and live long.
 
     Raises:
         ArgumentError: at the call, for arguments that are missing, unknown, or of a wrong kind.
@@ -47,7 +48,7 @@ def checked(target: F) -> F:
           scores[1]=nan must be a finite number.
           k=0 must be at least 1.
     """
-    return _checked(target, finite=True)
+    return _checked(target, finite=True, always=always)
 
 
 def checked_result(target: F) -> F:
@@ -59,26 +60,28 @@ def checked_result(target: F) -> F:
     return _checked(target, finite=False)
 
 
-def _checked(target: Any, *, finite: bool) -> Any:
+def _checked(target: Any, *, finite: bool, always: bool = False) -> Any:
     if isinstance(target, type):
         # each class has a constructor of its own, which leaves those of its subclasses alone
         owner: Any = target
-        owner.__init__ = _wrapped(owner.__init__, target, finite)
+        owner.__init__ = _wrapped(owner.__init__, target, finite, always)
         return target
-    return _wrapped(target, None, finite)
+    return _wrapped(target, None, finite, always)
 
 
-def _wrapped(function: Callable[..., Any], owner: type | None, finite: bool) -> Callable[..., Any]:
+def _wrapped(function: Callable[..., Any], owner: type | None, finite: bool, always: bool) -> Callable[..., Any]:
     contract: Contract | None = None
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal contract
-        if _INSIDE.get():
+        is_inside = _INSIDE.get()
+        if not is_inside or always:
+            if contract is None:
+                contract = Contract.of(function, owner, finite)
+            args, kwargs = contract.admit(args, kwargs)
+        if is_inside:
             return function(*args, **kwargs)
-        if contract is None:
-            contract = Contract.of(function, owner, finite)
-        args, kwargs = contract.admit(args, kwargs)
         token = _INSIDE.set(True)
         try:
             with Line():
@@ -141,7 +144,7 @@ class Contract:
         for name, parameter in parameters.items():
             if parameter.annotation is parameter.empty:
                 continue
-            compiler = Compiler(finite, _names(plain, owner, name))
+            compiler = Compiler(finite, argument_names(plain, owner, name))
             judges[name] = compiler.judge(parameter.annotation)
             for condition in compiler.conditions:
                 conditions[name] = condition
@@ -208,8 +211,9 @@ class Contract:
         values[CALL] = self.name
         values.setdefault("model", getattr(values.get("self"), "model", values.get("self")))
         refusals: list[InputError] = []
+        given = places.keys() | keywords.keys()
         for name, condition in self.conditions.items():
-            if values.get(name) is None:
+            if values.get(name) is None and (name not in given or self.defaults.get(name, ...) is None):
                 continue
             try:
                 values[name] = condition.resolve(values, values[name], name)
@@ -236,7 +240,7 @@ class Contract:
         return f"{self.name}: {len(problems)} arguments cannot be used.{lines}"
 
 
-def _names(function: Callable[..., Any], owner: type | None, parameter: str) -> dict[str, Any]:
+def argument_names(function: Callable[..., Any], owner: type | None, parameter: str) -> dict[str, Any]:
     """The names of the module that an annotation was written in."""
     for base in getattr(owner, "__mro__", ()):
         if parameter in inspect.get_annotations(base):

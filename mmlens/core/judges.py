@@ -153,6 +153,22 @@ class Instance(Judge):
             return True
 
 
+class Subclass(Judge):
+    """Accepts a class and those derived from it.
+
+    Args:
+        base: the class.
+    """
+
+    def __init__(self, base: type):
+        self.base = base
+        self.words = f"{base.__name__} or a class derived from it"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether it is such a class."""
+        return isinstance(value, type) and issubclass(value, self.base)
+
+
 class Array(Judge):
     """Accepts tensors or numpy arrays: of the kinds and number of axes that a jaxtyping annotation names, finite, not complex.
 

@@ -6,7 +6,7 @@ A plain `int`, `float`, `bool` or tensor needs no kind: `mmlens.core.contract.ch
 bool, a `float` for a finite number, a tensor for one without NaN, infinity and imaginary parts.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -32,6 +32,17 @@ class Must:
     words: str
     test: Callable[[Any], bool]
     instead: bool = False
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Words that are known at run time alone (a world's nouns, what is registered), put into `Annotated[str, ...]`.
+
+    Attributes:
+        words: those that there are, read when a function that takes one is first called.
+    """
+
+    words: Collection[str]
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ all = ALL
 each = Each()
 
 
+@checked
 def index(*numbers: int | slice | Sequence[int] | torch.Tensor) -> Index:
     """Tokens by number, each sample's own: negative numbers count from the end of its prompt, padding has none.
 
@@ -76,6 +77,7 @@ def index(*numbers: int | slice | Sequence[int] | torch.Tensor) -> Index:
     return Index(tuple(span_of(n) if isinstance(n, slice) else whole_number(n, "index") for n in numbers))
 
 
+@checked
 def row(*rows: int | Sequence[int] | torch.Tensor) -> Row:
     """Rows by their raw number along the point's own sequence, as its tensor holds them: padding is counted.
 

@@ -118,7 +118,7 @@ class Registry(Generic[M]):
             self._require_entry(name, cls)
             cls.name = name
             self._classes[name] = cast("type[M]", cls)
-            return checked(cls)
+            return checked(cls, always=True)
 
         return enter
 

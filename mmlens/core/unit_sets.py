@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Annotated, Any, Protocol, TypeAlias, overload
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Accepts, With
 from mmlens.core.names import part_prefix
@@ -158,6 +159,7 @@ class Units(Sequence[Unit], Set[Unit]):
     def __repr__(self) -> str:
         return f"Units({_names(self)})"
 
+    @checked
     def only(self, kind: type[Unit]) -> "Units":
         """Those of one kind."""
         return Units(unit for unit in self if isinstance(unit, kind))

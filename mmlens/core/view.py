@@ -36,6 +36,7 @@ class View:
     text: str
     still: bytes | None = field(default=None, repr=False)
 
+    @checked
     def save(self, path: PathLike) -> Path:
         """Write it as a page of its own, whole or not at all.
 

@@ -6,11 +6,13 @@ A declaration is data: paths of `nn.Module`s relative to the Hugging Face model,
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from torch import nn
 
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Must, Text
 from mmlens.core.names import Part
 from mmlens.declarations.projector import Projector
 from mmlens.declarations.structure import Config, Norm, Stack
@@ -20,6 +22,7 @@ from mmlens.declarations.structure import Config, Norm, Stack
 Read: TypeAlias = int | tuple[str, int]
 
 
+@checked
 @dataclass(frozen=True)
 class Vision:
     """The vision encoder.
@@ -44,6 +47,7 @@ class Vision:
         return self.stack if isinstance(self.stack, tuple) else (self.stack,)
 
 
+@checked
 @dataclass(frozen=True)
 class Encoder:
     """The encoder of an encoder-decoder language model, which reads the prompt and the picture.
@@ -57,6 +61,7 @@ class Encoder:
     norm: Norm | None = None
 
 
+@checked
 @dataclass(frozen=True)
 class Crossing:
     """Blocks of a list of their own that stand between the language model's and look at the picture.
@@ -70,6 +75,7 @@ class Crossing:
     every: Callable[[Config], int]
 
 
+@checked
 @dataclass(frozen=True)
 class Language:
     """The language model.
@@ -102,6 +108,7 @@ class Language:
     looks_ahead: bool = False
 
 
+@checked
 @dataclass(frozen=True)
 class Score:
     """What a dual encoder has in place of logits: how near the embedding of a picture and that of a text are.
@@ -130,6 +137,7 @@ class Score:
     text_options: Callable[[Config], dict[str, Any]] = lambda config: {}
 
 
+@checked
 @dataclass(frozen=True)
 class Videos:
     """How a family reads videos: its picture tower sees the frames, one by one or in groups.
@@ -155,6 +163,7 @@ class Videos:
     placeholder: str = "{}\n"
 
 
+@checked
 @dataclass(frozen=True)
 class Family:
     """One model family: its parts, its places, and how it wants its pictures announced in text.
@@ -198,7 +207,7 @@ class Family:
     """
 
     name: str
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[Text, ...], Must("not empty", bool)]
     vision: Vision
     projector: Projector
     language: Language

@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Text
 from mmlens.declarations.structure import Attention, Config, Mlp, Stack
 
 
+@checked
 @dataclass(frozen=True)
 class DeepStack:
     """Mergers that read earlier vision blocks, whose features are added to the stream between language blocks.
@@ -21,7 +24,7 @@ class DeepStack:
             model's configuration.
     """
 
-    path: str
+    path: Text
     mlp: Mlp
     argument: str
     read: Callable[[Config], Sequence[int]] = lambda config: config.vision_config.deepstack_visual_indexes
@@ -31,6 +34,7 @@ class DeepStack:
     side_by_side: Callable[[Config], int] = lambda config: 1
 
 
+@checked
 @dataclass(frozen=True)
 class FeatureMethod:
     """A method whose result holds the features, where no module returns them all at once.
@@ -41,11 +45,12 @@ class FeatureMethod:
         field: the attribute of its result that holds the features: a tensor, or one per picture.
     """
 
-    path: str
+    path: Text
     name: str
     field: str
 
 
+@checked
 @dataclass(frozen=True)
 class Pooling:
     """Attention of a projector that stands in no block: there is no stream that its output is added to.
@@ -62,6 +67,7 @@ class Pooling:
     windows: bool = False
 
 
+@checked
 @dataclass(frozen=True)
 class Projector:
     """What stands between the vision encoder and the language model.

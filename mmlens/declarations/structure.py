@@ -10,12 +10,16 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Text
+
 #: What a branch's output is multiplied by before it is added to the stream, given the block: a number or a tensor.
 Scale: TypeAlias = Callable[[nn.Module], "torch.Tensor | float"]
 #: A Hugging Face configuration. Its attributes differ by family, so families read them and nobody else does.
 Config: TypeAlias = Any
 
 
+@checked
 @dataclass(frozen=True)
 class Attention:
     """An attention branch of a block; paths are relative to the block.
@@ -55,6 +59,7 @@ class Attention:
     heads: Callable[[nn.Module], int] | None = None
 
 
+@checked
 @dataclass(frozen=True)
 class Mlp:
     """An MLP; paths are relative to the block (or to the model, for a projector's).
@@ -91,6 +96,7 @@ class Mlp:
     flat: bool = False
 
 
+@checked
 @dataclass(frozen=True)
 class Norm:
     """A norm in front of a branch.
@@ -101,7 +107,7 @@ class Norm:
         offset: what is added to its weight to give the gain: 1 in Gemma's norms, whose weight is the gain's distance from 1.
     """
 
-    path: str
+    path: Text
     centred: bool | Callable[[nn.Module], bool] = False
     offset: float = 0.0
 
@@ -110,6 +116,7 @@ class Norm:
         return self.centred if isinstance(self.centred, bool) else self.centred(module)
 
 
+@checked
 @dataclass(frozen=True)
 class Block:
     """The inner structure of a block.
@@ -162,6 +169,7 @@ class Block:
         return self.mlp.down or (branch.o if branch else "") or (shared_expert and shared_expert.down) or ""
 
 
+@checked
 @dataclass(frozen=True)
 class Stack:
     """A stack of blocks and its shape.
@@ -186,7 +194,7 @@ class Stack:
             then.
     """
 
-    path: str
+    path: Text
     block: Block | tuple[Block, ...]
     config: Callable[[Config], Config]
     heads: Callable[[Config], int] = lambda config: config.num_attention_heads

@@ -74,6 +74,9 @@ class ActivationCache(TransformerLensCache, Display):
     def __getitem__(self, key: Any) -> torch.Tensor:
         if isinstance(key, str) and key in self.cache_dict:
             return self.cache_dict[key]
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, str | int | None) for part in parts) or not isinstance(parts[0], str):
+            raise InputError(f"{key!r} is no hook name and no short form of one, such as ('resid_post', 3).")
         if isinstance(key, tuple) and len(key) > 1 and isinstance(key[1], int) and key[1] < 0:
             if self.model is None:
                 raise InputError(

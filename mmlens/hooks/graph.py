@@ -6,8 +6,9 @@ from functools import cached_property
 import networkx as nx
 
 from mmlens.core.contract import checked
-from mmlens.core.errors import InputError
-from mmlens.core.names import PARTS, Names, Part, match_names, require_part
+from mmlens.core.errors import InputError, UnknownNameError
+from mmlens.core.kinds import Count
+from mmlens.core.names import PARTS, Names, Part, match_names, nearest_hint, require_part
 from mmlens.hooks.drawing import Drawing, draw_graph
 from mmlens.hooks.nodes import Node, Selection
 
@@ -174,7 +175,7 @@ class HookGraph:
 
     @checked
     def residual_writers(
-        self, part: Part = "language", *, before: int | None = None, stack: str = "blocks"
+        self, part: Part = "language", *, before: Count | None = None, stack: str = "blocks"
     ) -> Selection:
         """The points whose sum is the residual stream of a part: its embedding and every branch that is added.
 
@@ -184,8 +185,16 @@ class HookGraph:
             part: the tower.
             before: only what was written before this block; None for all blocks.
             stack: which stream, in parts with several stacks of blocks.
+
+        Raises:
+            UnknownNameError: for a stack that the part does not have.
         """
         require_part(part)
+        stacks = list(dict.fromkeys(node.stack for node in self if node.part == part and node.stack is not None))
+        if stack not in stacks:
+            raise UnknownNameError(
+                f"{part} has no stack {stack!r}; it has {', '.join(stacks)}.{nearest_hint(stack, stacks)}"
+            )
         writers = (
             node
             for node in self

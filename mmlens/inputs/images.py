@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmlens.core.errors import InputError
 from mmlens.core.files import require_file
-from mmlens.core.kinds import Accepts
+from mmlens.core.kinds import Accepts, Must
 
 #: A picture: a PIL image, a path, a `data:` URL, a file's bytes, an open file, what `datasets` keeps of one that is not decoded
 #: (`{"bytes": ..., "path": ...}`), or an array `[height width channels]` of a grey, an RGB or an RGBA picture (uint8, uint16,
@@ -29,6 +29,11 @@ from mmlens.core.kinds import Accepts
 Picture: TypeAlias = Annotated[
     "Image.Image | str | PathLike[str] | bytes | BinaryIO | Mapping[str, bytes | str | None] | np.ndarray | torch.Tensor",
     Accepts(object),
+    Must(
+        "a PIL image (of a scene: its .image), a path, a file's bytes, an open file or an array",
+        lambda value: is_picture(value),
+        instead=True,
+    ),
 ]
 
 #: What is behind transparent pixels.
@@ -37,6 +42,14 @@ GROUND = (255, 255, 255)
 _CHANGES = "mmlens_changes"
 _ORIENTATION = 0x0112  # the EXIF tag
 _CHANNELS = (3, 4, 1)  # of arrays, the likeliest first: RGB, RGBA, grey
+
+
+def is_picture(value: object) -> bool:
+    """Whether a value is of a kind that `load_image` reads; nothing is read."""
+    if isinstance(value, Mapping):
+        return bool(value) and value.keys() <= {"bytes", "path"}
+    kinds = Image.Image | str | PathLike | bytes | bytearray | memoryview | np.ndarray | torch.Tensor
+    return isinstance(value, kinds) or (hasattr(value, "read") and hasattr(value, "seek"))
 
 
 def load_image(picture: object) -> Image.Image:

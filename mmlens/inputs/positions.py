@@ -28,19 +28,31 @@ class ResolvedPositions:
     Attributes:
         rule: the rule.
         point: the rows of the point.
-        numbers: per sample, the rows that are meant, counted among the sample's own; in the order of the rule.
+        numbers: per sample, the rows that are meant, counted among the sample's own; in the order of the rule. Teacher-forced
+            tokens are behind these, see `forced`.
         whole: whether every row is meant where it is not known which are whose, or how many there are.
+        steps: which teacher-forced tokens are meant; what the rule says by default.
     """
 
     rule: Rule
     point: PointRows
     numbers: tuple[Int[torch.Tensor, "row"], ...]
     whole: bool = False
+    steps: Bool[torch.Tensor, "batch step"] | None = None
     _memory: dict[object, torch.Tensor | bool] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def rows(self) -> tuple[Int[torch.Tensor, "row 2"], ...]:
         """Per sample, (entry of the batch axis, row) of what is meant; entry 0 where there is no such axis."""
+        if not self.forced.any():
+            return self._prompt_rows
+        steps = [step.nonzero().flatten() + self.point.extent for step in self.forced]
+        forced = [torch.stack([torch.full_like(rows, sample), rows], 1) for sample, rows in enumerate(steps)]
+        return tuple(torch.cat(both) for both in zip(self._prompt_rows, forced, strict=True))
+
+    @cached_property
+    def _prompt_rows(self) -> tuple[Int[torch.Tensor, "row 2"], ...]:
+        """The same without teacher-forced tokens."""
         if self.point.length is None and not self.whole:  # one entry per sample, as far as is known before a run
             return tuple(torch.stack([torch.full_like(n, s), n], 1) for s, n in enumerate(self.numbers))
         return tuple(sample_rows[numbers] for sample_rows, numbers in zip(self.point.known, self.numbers, strict=True))
@@ -48,13 +60,14 @@ class ResolvedPositions:
     @property
     def empty(self) -> list[int]:
         """The samples in which no row is meant."""
-        return [sample for sample, numbers in enumerate(self.numbers) if not len(numbers)]
+        forced = self.forced.any(1).tolist() if self.forced.shape[1] else [False] * len(self.numbers)
+        return [sample for sample, numbers in enumerate(self.numbers) if not len(numbers) and not forced[sample]]
 
     @cached_property
     def mask(self) -> Bool[torch.Tensor, "entry pos"]:
         """True at the rows that are meant; one row in all where the point has no batch axis."""
         mask = torch.full((self.point.entries or 1, self.point.extent), self.whole)
-        for pairs in () if self.whole else self.rows:
+        for pairs in () if self.whole else self._prompt_rows:
             mask[pairs[:, 0], pairs[:, 1]] = True
         steps = self.forced
         return torch.cat([mask, steps], dim=1) if steps.shape[1] else mask
@@ -62,7 +75,17 @@ class ResolvedPositions:
     @cached_property
     def forced(self) -> Bool[torch.Tensor, "batch step"]:
         """Which of the batch's teacher-forced tokens are meant."""
-        return self.new(0, forced_on(self.point.batch, self.point.node.sequence))
+        count = forced_on(self.point.batch, self.point.node.sequence)
+        return self.new(0, count) if self.steps is None else self.steps
+
+    def one(self, at: int) -> "ResolvedPositions":
+        """The row of each sample that comes at a place among those that are meant; samples that have fewer have none."""
+        steps = torch.zeros_like(self.forced)
+        for sample, numbers in enumerate(self.numbers):
+            steps[
+                sample, self.forced[sample].nonzero().flatten()[max(at - len(numbers), 0) :][: at >= len(numbers)]
+            ] = True
+        return replace(self, numbers=tuple(numbers[at : at + 1] for numbers in self.numbers), steps=steps)
 
     def rows_of(self, sample: int) -> Int[torch.Tensor, "row ..."] | None:
         """A sample's rows as a change names them: `[row]`, (entry, row) where it has several entries, None for all rows."""
@@ -75,9 +98,6 @@ class ResolvedPositions:
         if self.whole or (is_whole and not grows):
             return None
         pairs = self.rows[sample]
-        if self.forced[sample].any():
-            steps = self.forced[sample].nonzero().flatten() + self.point.extent
-            pairs = torch.cat([pairs, torch.stack([torch.full_like(steps, sample), steps], 1)])
         single = (
             sample_pairs is None
             or not len(sample_pairs[sample])
@@ -96,7 +116,7 @@ class ResolvedPositions:
 
     def all_numbers(self, count: int) -> list[Int[torch.Tensor, "row"]]:
         """Per sample, what is meant, counted among its own tokens: of the prompt, and of so many new tokens behind it."""
-        new = numbers_of(list(self.new(0, count)))
+        new = numbers_of(list(self.new(0, count) if self.steps is None else self.steps))
         pairs = zip(self.numbers, new, self.point.counts, strict=True)
         return [torch.cat([numbers, steps + length]) for numbers, steps, length in pairs]
 

@@ -49,7 +49,7 @@ class RowReader:
     @property
     def counts(self) -> dict[str, list[int]]:
         """By hook name, how many rows of each sample were read."""
-        return {name: [len(numbers) for numbers in resolution.numbers] for name, resolution in self.resolved.items()}
+        return {name: list(map(len, resolution.rows)) for name, resolution in self.resolved.items()}
 
     def rows_at(self, node: Node, shape: torch.Size | None) -> ResolvedPositions:
         """What the rule means at a point, given the shape of its tensor in the run."""

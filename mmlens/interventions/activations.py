@@ -59,11 +59,19 @@ class Replace(AtPoints):
     def reached(self, run: Run, node: Node, shape: Sequence[int] | None) -> ResolvedPositions:
         """The positions of the prompt that the rule means; the values must be of that prompt."""
         resolved = resolve(self.rule, run.batch, node, shape)
+        if node.sequence not in GROWING:
+            return resolved
+        length, n_forced = resolved.point.extent, resolved.forced.shape[1]
         sizes = self.values.shape[0], self.values.shape[node.position_axis]
-        if node.sequence in GROWING and sizes != (run.batch.size, resolved.point.length):
+        if sizes not in ((run.batch.size, length), (run.batch.size, length + n_forced)):
             raise InputError(
                 f"values for {node.name} are {list(self.values.shape)} [{node.axes}], and the batch that runs has "
-                f"{run.batch.size} samples of {resolved.point.length} positions there."
+                f"{run.batch.size} samples of {length} positions there{f' and {n_forced} new ones' if n_forced else ''}."
+            )
+        if sizes[1] == length and not any(map(len, resolved.numbers)):
+            raise InputError(
+                f"{self.rule!r} names what was written behind the prompt, and values for {node.name} are of the prompt's "
+                f"{length} positions alone."
             )
         return resolved
 

@@ -101,7 +101,8 @@ class Planted:
     truth: Truth
     prompt: str = PROMPT
 
-    def image(self, present: bool = True, *, color: str | None = None, seed: int = 0) -> Image.Image:
+    @checked
+    def image(self, present: bool = True, *, color: str | None = None, seed: Seed = 0) -> Image.Image:
         """Paint a picture of nine patches.
 
         Args:
@@ -123,6 +124,7 @@ class Planted:
         grid = np.array([PURE[name] for name in names], dtype=np.uint8).reshape(GRID, GRID, 3)
         return Image.fromarray(grid.repeat(PATCH, axis=0).repeat(PATCH, axis=1))
 
+    @checked
     def inputs(self, image: Image.Image) -> BatchFeature:
         """Give the keyword tensors for the model: the prompt about a picture, through the chat template."""
         content = [{"type": "image"}, {"type": "text", "text": self.prompt}]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.kinds import OneOf, Text
 
 CANVAS = 96
 """Height and width of a picture in pixels."""
@@ -125,9 +126,9 @@ class Placed:
         tint: Shift of the red, green and blue value, so that no two reds are quite alike.
     """
 
-    shape: str
-    color: str
-    size: str
+    shape: Annotated[str, OneOf(NOUNS)]
+    color: Annotated[str, OneOf(COLORS)]
+    size: Annotated[str, OneOf(SIZES)]
     center: tuple[float, float]
     angle: float = 0.0
     tint: tuple[int, int, int] = (0, 0, 0)
@@ -158,9 +159,9 @@ class SceneObject:
         center: (x, y) of the middle of the square it is drawn in, in pixels.
     """
 
-    shape: str
-    color: str
-    size: str
+    shape: Annotated[str, OneOf(NOUNS)]
+    color: Annotated[str, OneOf(COLORS)]
+    size: Annotated[str, OneOf(SIZES)]
     kind: Kind
     box: tuple[int, int, int, int]
     mask: Bool[np.ndarray, "height width"] = field(repr=False)
@@ -178,6 +179,6 @@ class Question:
         kind: What is asked for.
     """
 
-    text: str
-    answer: str
+    text: Text
+    answer: Text
     kind: QuestionKind

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.names import Names
 from mmlens.core.rules import Positions, Word, as_rule
@@ -59,6 +60,7 @@ class GenerationTrace(Display):
     def _ipython_key_completions_(self) -> list[str]:
         return list(self.states)
 
+    @checked
     def __getitem__(self, name: str) -> Any:
         if name not in self.states:
             raise InputError(f"The trace holds no {name!r}; it was taken at {', '.join(self.states)}.")

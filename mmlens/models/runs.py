@@ -161,6 +161,7 @@ class Runs(PartOfModel):
         """The run that is under way in this thread, the innermost one; None outside of `forward` and `generate`."""
         return current_run(self.model)
 
+    @checked
     @contextmanager
     def hooks(
         self,
@@ -187,6 +188,7 @@ class Runs(PartOfModel):
         ):
             yield self.model
 
+    @checked
     @contextmanager
     def intervene(self, *interventions: Intervention, passes: PassChoice = "conditional") -> Iterator[HookedModel]:
         """Have interventions in force inside the `with`, for forward passes and generation alike.
@@ -274,7 +276,16 @@ class Runs(PartOfModel):
         return self.model.graph.select(where=lambda node: not node.on_request)
 
     @checked
-    def add_hook(self, name: Names, hook: HookFunction, dir: Literal["fwd", "bwd"] = "fwd", **options: Any) -> None:
+    def add_hook(
+        self,
+        name: Names,
+        hook: HookFunction,
+        dir: Literal["fwd", "bwd"] = "fwd",
+        *,
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+    ) -> None:
         """Add a hook that stays until `reset_hooks()`; prefer `with model.hooks(...)`.
 
         Raises:
@@ -282,4 +293,4 @@ class Runs(PartOfModel):
         """
         with claimed(self.model, "A hook that stays"):
             for point, function, _ in resolve_hooks(self.model.hook_dict, [(name, hook)], []):
-                point.add_hook(cast(Any, function), dir=dir, **options)
+                point.add_hook(cast(Any, function), dir, is_permanent, level, prepend)

@@ -3,6 +3,7 @@
 from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.attribution.compare import Agreement
+from mmlens.core.contract import checked
 from mmlens.viz.figures import canvas, dress, headline
 from mmlens.viz.marks import legend_below, legend_entry, legend_height, marks
 from mmlens.viz.points import parse_point
@@ -11,6 +12,7 @@ from mmlens.viz.words import with_unit
 _KINDS = 20  # kinds of points: so many have a colour and a shape each
 
 
+@checked
 def plot_agreement(agreement: Agreement, *, figure: Figure | SubFigure | None = None) -> Figure:
     """The estimate of every cell against its exact effect, in a colour and shape per kind of point.
 

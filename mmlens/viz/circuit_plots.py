@@ -10,12 +10,15 @@ from mmlens.analysis.circuits.evaluate import CircuitEvaluation
 from mmlens.analysis.circuits.overlap import CircuitOverlap
 from mmlens.analysis.circuits.selection import Ranking
 from mmlens.analysis.statistics.intervals import Interval, draws_interval, mean_interval
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count
 from mmlens.viz.figures import canvas, dress, headline
 from mmlens.viz.lists import Listing, plot_listing
 from mmlens.viz.marks import CONTROL, draw_band, legend_below, legend_entry, marks
 from mmlens.viz.words import with_unit
 
 
+@checked
 def plot_curve(curve: CircuitCurve, *, figure: Figure | SubFigure | None = None) -> Figure:
     """Faithfulness against the share of edges, with its 95% interval over samples and the draws of random circuits.
 
@@ -44,7 +47,8 @@ def plot_curve(curve: CircuitCurve, *, figure: Figure | SubFigure | None = None)
     return figure.figure
 
 
-def plot_edges(circuit: Circuit, *, n: int = 20, figure: Figure | SubFigure | None = None) -> Figure:
+@checked
+def plot_edges(circuit: Circuit, *, n: Count = 20, figure: Figure | SubFigure | None = None) -> Figure:
     """The strongest edges that a circuit keeps, with 95% intervals over samples.
 
     Args:
@@ -62,6 +66,7 @@ def plot_edges(circuit: Circuit, *, n: int = 20, figure: Figure | SubFigure | No
     return _listed(words, with_unit("score", f", {circuit.unit}" if circuit.unit else ""), names, intervals, [], figure)
 
 
+@checked
 def plot_evaluation(evaluation: CircuitEvaluation, *, figure: Figure | SubFigure | None = None) -> Figure:
     """Faithfulness, completeness and minimality beside those of random circuits.
 
@@ -75,6 +80,7 @@ def plot_evaluation(evaluation: CircuitEvaluation, *, figure: Figure | SubFigure
     return _listed(words, "share of the gap", names, found, random, figure)
 
 
+@checked
 def plot_overlap(overlap: CircuitOverlap, *, figure: Figure | SubFigure | None = None) -> Figure:
     """What two circuits share of what either has, beside random circuits of their sizes.
 

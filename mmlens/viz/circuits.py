@@ -6,6 +6,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from mmlens.analysis.circuits.graph import EVERYTHING
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count
 from mmlens.core.names import HookName, Part
 from mmlens.core.palette import FALL, NOTE, PARTS, RISE
 from mmlens.hooks.drawing import Drawing
@@ -32,7 +34,8 @@ class _Place:
     label: str
 
 
-def draw_circuit(circuit: "Circuit", *, n: int = 60) -> Drawing:
+@checked
+def draw_circuit(circuit: "Circuit", *, n: Count = 60) -> Drawing:
     """Draw a circuit; see `Circuit.draw`.
 
     Args:

@@ -1,10 +1,10 @@
 """A concept board: a row per concept with its words and its pictures."""
 
-from collections.abc import Sequence
-
 from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.concepts.grounding import ConceptGrounding
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count, Index, Several
 from mmlens.viz.figures import LABEL, TALLEST, TICK, WIDEST, canvas, headline
 from mmlens.viz.words import counted, text_options, wrapped
 
@@ -13,11 +13,12 @@ _MOST = 10  # concepts that a board shows if it is not told which
 _LINES = 6
 
 
+@checked
 def plot_board(
     grounding: ConceptGrounding,
     *,
-    concepts: Sequence[int] | None = None,
-    pictures: int = 4,
+    concepts: Several[Index] | None = None,
+    pictures: Count = 4,
     maps: bool = True,
     figure: Figure | SubFigure | None = None,
 ) -> Figure:

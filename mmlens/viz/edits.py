@@ -7,6 +7,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.edits.cases import EditFacts
 from mmlens.analysis.edits.outcome import EditReport
+from mmlens.core.contract import checked
 from mmlens.viz.figures import canvas, dress, headline, note_points, panels, rows_and_columns
 from mmlens.viz.marks import Mark, draw_points, legend_below, legend_entry, legend_height, marks
 
@@ -18,6 +19,7 @@ class _Series(NamedTuple):
     facts: list[EditFacts]
 
 
+@checked
 def plot_frontier(report: EditReport, *, figure: Figure | SubFigure | None = None) -> Figure:
     """Success against the share of control answers that changed, in a colour and shape per edit.
 

@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
+from mmlens.core.contract import checked
 from mmlens.core.errors import NoPlaceError
 from mmlens.core.palette import SEQUENTIAL
 from mmlens.viz.figures import LABEL, canvas, color_bar, dress, headline, heat_map, inches, name_columns, name_rows
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _TOKENS = 3
 
 
+@checked
 def plot_heads(ranking: "HeadRanking", *, figure: Figure | SubFigure | None = None) -> Figure:
     """The score of every head, layers by heads.
 

@@ -12,6 +12,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from mmlens.analysis.lenses.result import LensSample
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Index
 from mmlens.core.palette import PARTS, SEQUENTIAL
 from mmlens.viz.figures import LABEL, TICK, canvas, color_bar, dress, headline, heat_map, inches, name_rows
 from mmlens.viz.points import point_rows
@@ -29,7 +32,8 @@ _LETTERS = 9
 _SMALLEST = 4.5
 
 
-def plot_lens(lens: "LogitLens", *, sample: int = 0, figure: Figure | SubFigure | None = None) -> Figure:
+@checked
+def plot_lens(lens: "LogitLens", *, sample: LensSample = 0, figure: Figure | SubFigure | None = None) -> Figure:
     """The best word at every point and position, coloured by its probability.
 
     Args:
@@ -41,7 +45,7 @@ def plot_lens(lens: "LogitLens", *, sample: int = 0, figure: Figure | SubFigure 
 
 
 def plot_patchscope(
-    reading: "PatchscopeReading", *, sample: int = 0, figure: Figure | SubFigure | None = None
+    reading: "PatchscopeReading", *, sample: Index = 0, figure: Figure | SubFigure | None = None
 ) -> Figure:
     """The best next word of the target prompt for every state, coloured by its probability.
 
@@ -122,13 +126,14 @@ def _plot_words(
     return figure.figure
 
 
+@checked
 def plot_patch_words(
     lens: "LogitLens",
     picture: Image.Image,
     *,
     point: str,
-    sample: int = 0,
-    image: int = 0,
+    sample: LensSample = 0,
+    image: Index = 0,
     figure: Figure | SubFigure | None = None,
 ) -> Figure:
     """The picture with the best word written on every patch; the stronger the frame, the more probable the word.
@@ -140,7 +145,7 @@ def plot_patch_words(
         sample, image: which picture of the batch.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
-    index = lens.points.index(point)
+    index = lens.points.index(lens.point(point))
     where = {row: column for column, row in enumerate(lens.positions[sample].tolist())}
     grid = lens.layout.grid(sample=sample, image=image)
     boxes = [(row, box) for row, box in zip(grid.rows.tolist(), grid.boxes.tolist(), strict=True) if row in where]

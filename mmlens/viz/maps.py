@@ -1,23 +1,24 @@
 """Heat maps over a picture, side by side."""
 
-from collections.abc import Sequence
-
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
 from mmlens.analysis.heatmap import HeatMap
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Percentile, Several
 from mmlens.core.palette import OVER_PICTURE
 from mmlens.viz.figures import LABEL, TICK, canvas
 from mmlens.viz.words import text_options, wrapped
 
 
+@checked
 def plot_maps(
     image: Image.Image | None,
-    maps: Sequence[HeatMap],
+    maps: Several[HeatMap],
     *,
-    percentile: float = 95.0,
+    percentile: Percentile = 95.0,
     figure: Figure | SubFigure | None = None,
 ) -> Figure:
     """A picture, and beside it each map in colours, which reach from its least value to its largest, and as a mask.

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure, SubFigure
 
+from mmlens.core.contract import checked
 from mmlens.core.palette import SERIES
 from mmlens.viz.figures import LABEL, TICK, canvas, dress, headline, panels
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 _SCORES = 12
 
 
+@checked
 def plot_mitigation(report: "MitigationReport", *, figure: Figure | SubFigure | None = None) -> Figure:
     """The change of each score by each method with its 95% interval, and the mean change by its random controls (crosses).
 

@@ -6,6 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
+from mmlens.core.contract import checked
+from mmlens.core.kinds import Count
 from mmlens.core.palette import PARTS
 from mmlens.viz.figures import TICK, canvas, dress, headline
 from mmlens.viz.words import shown, text_options
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 _ROWS = 10
 
 
-def plot_scores(scores: "NeuronScores", *, k: int = 20, figure: Figure | SubFigure | None = None) -> Figure:
+@checked
+def plot_scores(scores: "NeuronScores", *, k: Count = 20, figure: Figure | SubFigure | None = None) -> Figure:
     """The top k neurons by layer, and the ten best of them with their scores and words.
 
     Args:
@@ -41,7 +44,8 @@ def plot_scores(scores: "NeuronScores", *, k: int = 20, figure: Figure | SubFigu
     return figure.figure
 
 
-def plot_layers(scores: "NeuronScores", *, k: int = 20, figure: Figure | SubFigure | None = None) -> Figure:
+@checked
+def plot_layers(scores: "NeuronScores", *, k: Count = 20, figure: Figure | SubFigure | None = None) -> Figure:
     """How many of the top k neurons lie in each layer.
 
     Args:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.statistics.intervals import Interval
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.core.palette import GREY
 from mmlens.viz.figures import TICK, canvas, dress, panels, rows_and_columns
@@ -34,6 +35,7 @@ class _Series(NamedTuple):
     shift: float
 
 
+@checked
 def plot_measurements(
     table: "Measurements", *, k: int | None = None, figure: Figure | SubFigure | None = None
 ) -> Figure:

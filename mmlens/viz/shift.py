@@ -1,12 +1,13 @@
 """Figures of concept shift: recovery against consistency, and concepts before, shifted, after."""
 
-from collections.abc import Sequence
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.shift.grounding import ShiftGrounding
 from mmlens.analysis.shift.result import ConceptShift, Quantity
+from mmlens.core.contract import checked
+from mmlens.core.errors import InputError
+from mmlens.core.kinds import Count, Index, Several
 from mmlens.core.palette import GREY, SERIES
 from mmlens.viz.figures import TICK, canvas, dress, headline, inches, note_points
 from mmlens.viz.marks import Mark, legend_below, legend_entry
@@ -36,6 +37,7 @@ _LEVEL = 0.05  # of the correlation that the title speaks of
 _SCATTER = 3.4  # inches, of the scatter plots' height
 
 
+@checked
 def plot_shift(
     shift: ConceptShift, *, quantity: Quantity = "consistency", figure: Figure | SubFigure | None = None
 ) -> Figure:
@@ -85,11 +87,12 @@ def _scatter(axes: Axes, shift: ConceptShift, quantity: Quantity, other: Quantit
     dress(axes, x=_NAMES[quantity], y=_NAMES[other], title=f"r = {r:.2f}, p = {p:.2g}, {count} concepts")
 
 
+@checked
 def plot_shift_board(
     grounding: ShiftGrounding,
     *,
-    concepts: Sequence[int] | None = None,
-    pictures: int = 3,
+    concepts: Several[Index] | None = None,
+    pictures: Count = 3,
     figure: Figure | SubFigure | None = None,
 ) -> Figure:
     """A row per concept, with words and pictures before, shifted, and after; above them recovery against consistency.
@@ -105,6 +108,9 @@ def plot_shift_board(
     shift = grounding.shift
     order = shift.n_samples.argsort(descending=True, stable=True).tolist()[:4]
     rows = order if concepts is None else list(concepts)
+    wrong = [row for row in rows if row >= len(shift.n_samples)]
+    if wrong:
+        raise InputError(f"There are no concepts {wrong}: there are {len(shift.n_samples)}, counted from 0.")
     sides = (grounding.before, grounding.shifted, grounding.after)
     widest = max([1, *(min(pictures, len(side[k].pictures)) for side in sides for k in rows)])
     any_picture = any(side[k].pictures for side in sides for k in rows)

@@ -12,6 +12,7 @@ from mmlens.analysis.statistics.intervals import Interval
 from mmlens.analysis.steering.controls import ControlKind
 from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.outcome import SteeringReport
+from mmlens.core.contract import checked
 from mmlens.core.palette import SERIES
 from mmlens.viz.figures import (
     LABEL,
@@ -48,6 +49,7 @@ def _control_names(curve: DoseCurve) -> dict[ControlKind, str]:
     return {kind: names[kind] for kind in curve.kinds}
 
 
+@checked
 def plot_dose(curve: DoseCurve, *, figure: Figure | SubFigure | None = None) -> Figure:
     """The metric over strengths: the vector beside its controls, with 95% intervals, a panel per point.
 
@@ -106,6 +108,7 @@ def _dose_maps(curve: DoseCurve, figure: Figure | SubFigure | None) -> Figure | 
     return figure
 
 
+@checked
 def plot_report(report: SteeringReport, *, figure: Figure | SubFigure | None = None) -> Figure:
     """Per set of prompts the share of answers changed, and the change of the score, with 95% intervals; random controls grey.
 

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.study_table import StudyTable
+from mmlens.core.contract import checked
 from mmlens.core.palette import NOTE, SERIES
 from mmlens.viz.figures import canvas, dress, headline, name_rows
 
 _PANELS = 12
 
 
+@checked
 def plot_study(table: StudyTable, *, figure: Figure | SubFigure | None = None) -> Figure:
     """Every quantity of a stage in a panel: its numbers with their intervals, beside controls (hollow) and the paper's (crosses).
 

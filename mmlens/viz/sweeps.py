@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
 
 from mmlens.analysis.patching.result import PatchSweep
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
 from mmlens.inputs.images import Picture, load_image
 from mmlens.viz.figures import (
@@ -39,6 +40,7 @@ _BESIDE = 4  # heat maps to a row
 _MOST_PANELS = 24
 
 
+@checked
 def plot_sweep(
     sweep: PatchSweep, *, points: Sequence[str] | None = None, figure: Figure | SubFigure | None = None
 ) -> Figure:
@@ -79,6 +81,7 @@ def plot_sweep(
     return figure.figure
 
 
+@checked
 def plot_over_picture(
     sweep: PatchSweep,
     image: Picture,

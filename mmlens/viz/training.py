@@ -3,10 +3,12 @@
 from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.features.training.result import SAETraining
+from mmlens.core.contract import checked
 from mmlens.core.palette import SERIES
 from mmlens.viz.figures import canvas, dress, headline
 
 
+@checked
 def plot_training(training: SAETraining, *, figure: Figure | SubFigure | None = None) -> Figure:
     """The share of the variance that was not given back, and the share of dead features, over the steps.
 

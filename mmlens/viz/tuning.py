@@ -3,10 +3,12 @@
 from matplotlib.figure import Figure, SubFigure
 
 from mmlens.analysis.tuning.tune import Tune
+from mmlens.core.contract import checked
 from mmlens.core.palette import SERIES
 from mmlens.viz.figures import canvas, dress
 
 
+@checked
 def plot_losses(tune: Tune, *, figure: Figure | SubFigure | None = None) -> Figure:
     """The loss of every step of a fine-tune.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from mmlens.core.errors import InputError
 from mmlens.models.hooked import HookedMultimodal
 from tests.conftest import Subject
-from tests.contracts.door.calls import Public, public
+from tests.contracts.door.callables import Public, public
 from tests.tiny import llava as tiny_llava
 
 PAGE = Path(__file__).with_name("signatures.txt")
@@ -39,7 +39,7 @@ def signature(item: Public, model: HookedMultimodal) -> str:
     found = inspect.signature(item.function)
     bare = [p.replace(annotation=p.empty) for p in found.parameters.values()]
     text = f"{item.name}{found.replace(parameters=bare, return_annotation=found.empty)}"
-    return "@" * is_checked(item, model) + re.sub(r"<function (\w+) at 0x\w+>", r"\1", text)
+    return "@" * is_checked(item, model) + re.sub(r"<function ([\w.<>]+) at 0x\w+>", r"\1", text)
 
 
 def signatures(model: HookedMultimodal) -> list[str]:

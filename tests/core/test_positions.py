@@ -104,7 +104,7 @@ def test_groups_have_names() -> None:
         (lambda: as_rule(slice(5, 1, -1)), "must go forward: its step is at least 1"),
         (lambda: as_groups({}), "positions are empty: name at least one group"),
         (lambda: positions.index(), "index() names no token; give numbers or slices"),
-        (lambda: positions.index(1.5), "index must be whole numbers, found 1.5"),
+        (lambda: positions.index(1.5), "index: numbers=1.5 must be a whole number, a slice"),
         (lambda: positions.row(), "row() names no row"),
         (lambda: positions.word(""), "word('') needs a word, or one word per sample"),
         (lambda: positions.word(["moon", 3]), "word[1]=3 must be a string"),

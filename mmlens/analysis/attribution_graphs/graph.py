@@ -78,6 +78,7 @@ class AttributionGraph(Viewable, Saved):
             f"completeness {scores.completeness:.2f}, {scores.explored:.0%} of {self.n_active:,} active features are nodes)"
         )
 
+    @checked
     def __getitem__(self, name: str) -> GraphNode:
         return self.members[self._number(name)]
 

@@ -35,7 +35,7 @@ def _pairs(arguments: Mapping[str, Any], value: Any, name: str) -> tuple[BatchPa
     listed_pairs = [value] if isinstance(value, tuple | list) and len(value) and _is_batch(value[0]) else value
     if not isinstance(listed_pairs, tuple | list) or not listed_pairs:
         raise InputError(
-            f"{name} must be {_WORDS}; found {'none' if value == [] or value == () else type(value).__name__}."
+            f"{name} must be {_WORDS}; found {'none' if isinstance(value, tuple | list) else type(value).__name__}."
         )
     pairs: list[BatchPair] = []
     for number, pair in enumerate(listed_pairs):

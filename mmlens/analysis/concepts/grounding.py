@@ -13,7 +13,7 @@ from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.analysis.samples.sample import Dataset, Sample, as_samples, batches
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
-from mmlens.core.kinds import Count, Text
+from mmlens.core.kinds import Count, Index, Several, Text
 from mmlens.core.pictures import drawn_by
 from mmlens.core.saved import Saved
 from mmlens.core.view import Viewable
@@ -69,7 +69,10 @@ class ConceptGrounding(Viewable, Saved):
             [*lines, *(f"  {concept.concept}: {', '.join(concept.words[:8])}" for concept in self.concepts)]
         )
 
-    def __getitem__(self, concept: int) -> GroundedConcept:
+    @checked
+    def __getitem__(self, concept: Index) -> GroundedConcept:
+        if concept >= len(self.concepts):
+            raise InputError(f"There is no concept {concept}: there are {len(self.concepts)}, counted from 0.")
         return self.concepts[concept]
 
     @property
@@ -102,7 +105,7 @@ class ConceptGrounding(Viewable, Saved):
     def plot(
         self,
         *,
-        concepts: Sequence[int] | None = None,
+        concepts: Several[Index] | None = None,
         pictures: Count = 4,
         maps: bool = True,
         figure: "Figure | SubFigure | None" = None,

@@ -31,6 +31,7 @@ from mmlens.core.kinds import Count, Text
 from mmlens.core.rules import Positions, as_rule
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.picture_tensors import require_running
+from mmlens.inputs.positions import resolve
 from mmlens.interventions.pairs import require_same_layout
 from mmlens.models.hooked import HookedMultimodal, WritingModel
 
@@ -86,6 +87,8 @@ def find_features(
     first = next(chunks, None)
     if first is None:
         raise InputError("The dataset is empty: there is no sample to score features on.")
+    for at in dictionaries:
+        resolve(rule, first.batch, model.graph[at], steps=None)
     totals = {at: torch.zeros(len(d), dtype=torch.float64) for at, d in dictionaries.items()}
     errors, count = dict.fromkeys(dictionaries, 0.0), 0
     for chunk in chain([first], chunks):

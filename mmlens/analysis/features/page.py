@@ -15,7 +15,7 @@ from mmlens.analysis.features.page_result import ClampedAnswers, FeaturePage, Te
 from mmlens.analysis.features.words import feature_words, site_of
 from mmlens.analysis.neurons.maps import activation_maps
 from mmlens.analysis.samples.chunks import chunks_of
-from mmlens.analysis.samples.sample import Dataset, Sample, as_samples
+from mmlens.analysis.samples.sample import Dataset, Sample, as_samples, batches
 from mmlens.analysis.statistics.intervals import mean_interval
 from mmlens.analysis.steering.answers import answers
 from mmlens.core.answer_text import words_of
@@ -26,6 +26,7 @@ from mmlens.core.rules import Positions, as_rule
 from mmlens.core.unit_sets import Units, UnitsLike
 from mmlens.core.units import Feature, Unit
 from mmlens.inputs.batch import MultimodalBatch
+from mmlens.inputs.positions import resolve
 from mmlens.inputs.row_reader import RowReader
 from mmlens.interventions.ablation import Ablate
 from mmlens.models.hooked import HookedMultimodal, WritingModel
@@ -105,6 +106,9 @@ def page(
     if not samples:
         raise InputError("The dataset is empty: there is no sample to look at the feature on.")
     (unit,) = units
+    if positions is not None:
+        _, batch = next(batches(model, samples[:1], batch_size=1, progress=False))
+        resolve(positions, batch, model.graph[unit.hook], steps=None)
     (control,) = random_units(
         model, units, match="firing_rate", draws=1, seed=seed, batch=samples[: min(len(samples), 64)]
     )[0]

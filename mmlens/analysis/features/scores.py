@@ -51,6 +51,7 @@ class FeatureScores(Viewable):
         errors = ", ".join(f"{value:.3f}" for value in self.errors.values())
         return f"FeatureScores({self.word!r}, {self.count} features at {', '.join(self.scores)}; top: {best}; errors {errors})"
 
+    @checked
     def __getitem__(self, feature: Unit | str) -> float:
         unit = Unit.parse(feature) if isinstance(feature, str) else feature
         scores = self.scores.get(unit.hook.removesuffix(f".{Feature.point}"))

@@ -14,6 +14,7 @@ import torch
 
 from mmlens.analysis.metrics import MetricLike, metric_name
 from mmlens.analysis.metrics.measure import measure
+from mmlens.analysis.metrics.reading import as_forced
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.statistics.intervals import Interval, mean_interval
 from mmlens.core.contract import checked
@@ -21,6 +22,7 @@ from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, Seed
 from mmlens.core.rules import Positions
 from mmlens.inputs.batch import BatchLike
+from mmlens.inputs.positions import resolve
 from mmlens.interventions.activations import Replace
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.identity import run_identity
@@ -64,6 +66,7 @@ def back_patch(
     if window >= count:
         raise InputError(f"window={window} leaves no earlier layer among the model's {count}; give fewer.")
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(count)]
+    resolve(positions, as_forced(metric, model, batch), model.graph[names[0]])
     clean = measure(model, batch, metric=metric).float().cpu()
     _, cache = model.run_with_cache(batch, names=names)
     values = torch.full((count, count, len(clean)), torch.nan)

@@ -11,7 +11,7 @@ from mmlens.analysis.patching.result import PatchSweep
 from mmlens.analysis.samples.sample import Dataset, batches
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, CountOrZero, Distinct, Index, Seed
+from mmlens.core.kinds import Count, CountOrZero, Index, Seed, SeveralDistinct
 from mmlens.core.rules import Positions, as_rule
 from mmlens.core.tensor_kinds import Vector
 from mmlens.inputs.batch import BatchLike, MultimodalBatch
@@ -57,10 +57,10 @@ def ablate_object(
     objects: Positions,
     mean: Vector,
     metric: MetricLike,
-    rings: Distinct[CountOrZero] = (0, 1, 2),
+    rings: SeveralDistinct[CountOrZero] = (0, 1, 2),
     at: str = "hook_embed",
     image: Index = 0,
-    seeds: Distinct[Seed] = (0, 1, 2),
+    seeds: SeveralDistinct[Seed] = (0, 1, 2),
 ) -> PatchSweep:
     """Put the mean image row in the place of an object's rows and of rings around them, beside as many other rows.
 

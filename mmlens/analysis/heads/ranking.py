@@ -49,6 +49,7 @@ class HeadRanking(Viewable, Saved):
         layers, heads = self.scores.shape
         return f"HeadRanking({self.method}, {layers} layers x {heads} heads over {self.samples} samples; top: {best})"
 
+    @checked
     def __getitem__(self, head: Head) -> float:
         if head.layer not in self.layers or head.index >= self.scores.shape[1]:
             raise InputError(

@@ -78,6 +78,7 @@ class ContextualIndex:
         )
 
     @classmethod
+    @checked
     def of_store(cls, store: ActivationStore) -> "ContextualIndex":
         """The index that a store holds."""
         return cls({point: store.mapped(point) for point in store.points})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def _of_the_lens(arguments: Mapping[str, Any], sample: int, name: str) -> int:
-    count = len(arguments["self"].positions)
+    count = len(arguments["self" if "self" in arguments else "lens"].positions)
     if sample >= count:
         raise InputError(f"{name}={sample} must lie in 0..{count - 1}.")
     return sample
@@ -135,7 +135,7 @@ class LogitLens(Viewable, Saved):
                 f"{word!r} was not asked for ({', '.join(self.words) or 'no word was'}); take the lens with "
                 f"logit_lens(..., words=[{word!r}])."
             )
-        name = self._point(point)
+        name = self.point(point)
         probabilities = self.word_probabilities[sample, self.points.index(name), :, self.words.index(word)]
         values = torch.full((self.layout.is_token.shape[1],), float("nan"))
         read = self.positions[sample] >= 0
@@ -155,8 +155,19 @@ class LogitLens(Viewable, Saved):
         """The map of a word over the picture; arguments as for `map`."""
         return self.map(word, point=point, sample=sample, image=image).overlay(picture)
 
-    def _point(self, point: str | int) -> str:
+    @checked
+    def point(self, point: str | int) -> str:
+        """The hook name of a point that was read.
+
+        Args:
+            point: hook name, or its number among `points`, from the end if negative.
+
+        Raises:
+            InputError: if the lens was not taken there.
+        """
         if isinstance(point, int):
+            if not -len(self.points) <= point < len(self.points):
+                raise InputError(f"point={point} must lie in {-len(self.points)}..{len(self.points) - 1}.")
             return self.points[point]
         if point not in self.points:
             raise InputError(f"The lens was not taken at {point!r}.{nearest_hint(point, self.points)}")
@@ -215,4 +226,4 @@ class LogitLens(Viewable, Saved):
             figure: a matplotlib figure or subfigure to draw into; a new one by default.
         """
         draw = drawn_by("lens.plot_patch_words")
-        return draw(self, picture, point=self._point(point), sample=sample, image=image, figure=figure)
+        return draw(self, picture, point=self.point(point), sample=sample, image=image, figure=figure)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from mmlens.analysis.metrics.forced import ForcedLogits
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Accepts, Index, Several, Text
+from mmlens.core.kinds import Index, Several, Text
 from mmlens.models.hooked import HookedMultimodal
 
 #: `logits [batch vocab]` at the predicting position to one value per sample `[batch]`.
@@ -48,7 +48,7 @@ class Metric:
     function: _Function = field(repr=False)
     whole: bool = True
     against_clean: bool = False
-    of_words: Annotated[_OfWords | None, Accepts(object)] = field(default=None, repr=False)
+    of_words: _OfWords | None = field(default=None, repr=False)
     signs: tuple[float, ...] = field(default=(1.0,), repr=False)
     of_scores: bool = False
 
@@ -109,6 +109,7 @@ class Measure:
         """The token ids whose logits it reads; None for the whole vocabulary."""
         return None if self.metric.whole else tuple(self.ids.unique().tolist())
 
+    @checked
     def __call__(self, logits: Float[torch.Tensor, "batch vocab"]) -> Float[torch.Tensor, "batch"]:
         """Values of samples, from all their logits."""
         return self._of(logits, self.ids)

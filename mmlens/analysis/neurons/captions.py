@@ -58,6 +58,7 @@ class CaptionNeurons(Viewable, Saved):
     def _ipython_key_completions_(self) -> list[str]:
         return [noun.text for noun in self.nouns]
 
+    @checked
     def __getitem__(self, noun: str) -> NeuronScores:
         for word, scores in self:
             if word.text == noun.lower():

@@ -25,7 +25,7 @@ from mmlens.analysis.samples.sample import Data
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, PathLike, Text
+from mmlens.core.kinds import Count, CountOrZero, PathLike, Text
 from mmlens.core.names import Part
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.picture_tensors import require_running
@@ -42,7 +42,7 @@ def find_neurons(
     method: NeuronChoice = "contribution",
     part: Part = "language",
     stack: str | None = None,
-    keep: int = 0,
+    keep: CountOrZero = 0,
     prompt: Text | None = None,
     batch_size: Count = 8,
     checkpoint: PathLike | None = None,
@@ -114,7 +114,7 @@ def score_words(
     method: NeuronChoice = "contribution",
     part: Part = "language",
     stack: str | None = None,
-    keep: int = 0,
+    keep: CountOrZero = 0,
     prompt: str | None = None,
     batch_size: int = 8,
     checkpoint: PathLike | None = None,

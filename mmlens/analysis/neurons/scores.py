@@ -88,6 +88,7 @@ class NeuronScores(Viewable, Saved):
         over = "" if self.n_samples == 1 else f", mean of {self.n_samples} samples"
         return f"NeuronScores({self.word!r}, {self.method}, {layers} layers x {width} neurons{over}; top: {best})"
 
+    @checked
     def __getitem__(self, neuron: Unit | str) -> float:
         unit = Unit.parse(neuron) if isinstance(neuron, str) else neuron
         layers, width = self.scores.shape
@@ -107,8 +108,14 @@ class NeuronScores(Viewable, Saved):
         return self.settings.get("activation", "down_in")
 
     @checked
-    def neuron(self, index: int) -> Neuron:
-        """The neuron at an index of the flattened scores."""
+    def neuron(self, index: Index) -> Neuron:
+        """The neuron at an index of the flattened scores.
+
+        Raises:
+            InputError: if there are not so many.
+        """
+        if index >= self.scores.numel():
+            raise InputError(f"index={index} must lie in 0..{self.scores.numel() - 1}, the scores' number.")
         return Neuron(*divmod(int(index), self.scores.shape[1]), self.part, self.stack)
 
     @checked

@@ -72,9 +72,10 @@ def _each(resolved: ResolvedPositions, rule: Each) -> list[Group]:
     if resolved.point.own is None:
         resolved.point.known  # noqa: B018 - says what is missing
     groups = []
-    for at in range(max(map(len, resolved.numbers))):
-        single = ResolvedPositions(rule.of, resolved.point, tuple(numbers[at : at + 1] for numbers in resolved.numbers))
-        names = {int(number) for numbers in single.numbers for number in numbers}
+    n_forced = resolved.forced.shape[1]
+    for at in range(max(map(len, resolved.all_numbers(n_forced)))):
+        single = resolved.one(at)
+        names = {int(number) for numbers in single.all_numbers(n_forced) for number in numbers}
         groups.append(_group(str(names.pop()) if len(names) == 1 else f"{rule.of}[{at}]", single))
     return groups
 

@@ -89,6 +89,8 @@ def _with_samples(dataset: Any, name: str) -> Iterable[Any]:
             "model.batch(inputs)."
         )
     if isinstance(dataset, list | tuple):
+        if not dataset:
+            raise InputError(f"{name} holds no samples.")
         for number, item in enumerate(dataset):
             if isinstance(item, MultimodalBatch | Mapping) and _is_tensors(item):
                 return _with_samples(item, f"{name}[{number}]")
@@ -208,6 +210,8 @@ def _sample(item: Any, prompt: str, number: int) -> Sample:
         return _from_mapping(item, prompt, number)
     if hasattr(item, "written"):  # a scene; looking for its objects would already draw their masks
         return Sample((item.image,), prompt, item.caption, LazyMasks(partial(_scene_masks, item)), item.written())
+    if isinstance(item, list | tuple) and not item:
+        raise InputError(f"Sample {number} is empty; give its picture, or mm.Sample((), prompt) for text alone.")
     return Sample(_tuple(item), prompt)
 
 

@@ -139,6 +139,7 @@ class ScoreTable(Viewable, Saved):
         return [score.name for score in self.scores]
 
     @checked
+    @checked
     def __getitem__(self, name: str) -> Score:
         by_name = {score.name: score for score in self.scores}
         if name not in by_name:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 
 from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings
+from mmlens.analysis.metrics.reading import as_forced
 from mmlens.analysis.patching.filling import Place, fill
 from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
 from mmlens.analysis.samples.sample import Data, as_samples
@@ -98,6 +99,8 @@ def dose_curve(
     chunks = list(chunks_of(model, dataset, None, batch_size))
     if not chunks:
         raise InputError("The dataset holds no samples.")
+    for steer in steers:
+        _rows(model, as_forced(metric, model, chunks[0].batch), str(steer.at), positions)
     doses = _doses(model, steers, (chunk.batch for chunk in chunks), metric, controls, seeds)
     results = Checkpoint(
         checkpoint,
@@ -174,7 +177,9 @@ class _Doses:
     ) -> torch.Tensor:
         """The metric of every dose in every sample, `[dose alpha sample]`; NaN where there is no such dose."""
         steers = {number: dose for number, dose in enumerate(self.doses) if dose is not None}
-        rows = {at: _rows(run, at, self.positions) for at in {str(dose.at) for dose in steers.values()}}
+        rows = {
+            at: _rows(run.model, run.batch, at, self.positions) for at in {str(dose.at) for dose in steers.values()}
+        }
         strong = [[replace(dose, alpha=alpha) for alpha in self.alphas] for dose in steers.values()]
 
         def cell(place: Place, sample: int) -> Cell:
@@ -248,12 +253,12 @@ def _doses(
     return [*steers, *controls]
 
 
-def _rows(run: CleanRun, at: str, positions: Positions) -> list[torch.Tensor | None]:
+def _rows(model: HookedMultimodal, batch: MultimodalBatch, at: str, positions: Positions) -> list[torch.Tensor | None]:
     """The positions of the prompt that are steered at a point, per sample; None for all of them."""
-    resolution = resolve(positions, run.batch, run.model.graph[at])
+    resolution = resolve(positions, batch, model.graph[at])
     if resolution.empty:
         raise InputError(f"positions={positions!r} name nothing in samples {resolution.empty} of the batch.")
-    return [resolution.rows_of(sample) for sample in range(run.batch.size)]
+    return [resolution.rows_of(sample) for sample in range(batch.size)]
 
 
 def _steered(steer: Steer, states: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row d_model"]:

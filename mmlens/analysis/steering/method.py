@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from mmlens.analysis.samples.sample import Dataset
+from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Accepts
+from mmlens.core.kinds import Accepts, Count, Text
 from mmlens.core.registry import Method, Registry
 from mmlens.interventions.steering import Steer
 from mmlens.models.hooked import HookedMultimodal
@@ -42,6 +43,7 @@ class Selection:
         return pd.DataFrame(rows, columns=["key", "score", "chosen"])
 
 
+@checked
 @dataclass(frozen=True)
 class Validation:
     """Samples that interventions are tried on.
@@ -54,8 +56,8 @@ class Validation:
     """
 
     dataset: Dataset
-    prompt: str | None
-    batch_size: int
+    prompt: Text | None
+    batch_size: Count
     progress: bool
 
 

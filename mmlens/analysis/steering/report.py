@@ -16,7 +16,7 @@ from mmlens.core.answer_text import is_answer
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Distinct, PathLike, Seed, Several, SeveralDistinct, Text
+from mmlens.core.kinds import Count, PathLike, Seed, Several, SeveralDistinct, Text
 from mmlens.interventions.steering import ProjectOut, Steer
 from mmlens.models.contrast.methods import ContrastChoice
 from mmlens.models.hooked import HookedMultimodal, WritingModel
@@ -40,7 +40,7 @@ def steering_report(
     score: Score | None = None,
     words: Words | Mapping[str, Words] | None = None,
     controls: SeveralDistinct[ControlKind] | tuple[()] = ("words", "covariance", "isotropic"),
-    seeds: Distinct[Seed] = (0,),
+    seeds: SeveralDistinct[Seed] = (0,),
     prompt: Text | None = None,
     max_new_tokens: Count = 30,
     contrast: ContrastChoice = None,
@@ -65,7 +65,7 @@ def steering_report(
         words: the words that steering leads from and to, as pairs `("yes", "no")`, each a word or several; one pair, or one by
             name of the intervention. By default those that its answers lose and gain, by how often: known only from the answers.
         controls: kinds of control of each `Steer` and `ProjectOut`, with the same strength, positions and gate; `()` for none.
-        seeds: of the random ones.
+        seeds: of the random ones; `controls=("words",)` has none.
         prompt: asked where a sample brings none.
         max_new_tokens: upper bound on an answer's tokens.
         contrast: contrastive decoding of every answer, as for `model.generate`; interventions act on the prompt's own run.

@@ -164,6 +164,7 @@ class MappedStates:
     def __len__(self) -> int:
         return len(self.values)
 
+    @checked
     def __getitem__(self, rows: slice) -> States:
         """Some states that follow each other, in memory."""
         return States(

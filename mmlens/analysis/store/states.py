@@ -72,13 +72,16 @@ class States(Viewable, Saved):
     def __len__(self) -> int:
         return len(self.values)
 
+    @checked
     def __getitem__(
         self, rows: slice | Sequence[int] | Int[torch.Tensor, "row"] | Bool[torch.Tensor, "row"]
     ) -> "States":
         """Some of the rows: a slice, indices, or a mask."""
-        index = rows if isinstance(rows, slice) else torch.as_tensor(rows)
-        if isinstance(index, torch.Tensor) and not len(index):
-            index = index.long()  # an empty list becomes floats
+        index = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=None if len(rows) else torch.long)
+        if not isinstance(index, slice) and index.dtype != torch.bool:
+            wrong = index[(index < -len(self)) | (index >= len(self))].tolist()
+            if wrong:
+                raise InputError(f"rows={wrong[:5]} are none of the {len(self)} states.")
         numbers = torch.arange(len(self))[index].tolist()
         selection: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in numbers) for name in _PER_ROW if getattr(self, name)

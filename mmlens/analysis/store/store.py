@@ -67,7 +67,8 @@ class ActivationStore(Display):
         return cls(about.question, tuple(read_shards(path, about)), path, about.finished)
 
     @classmethod
-    def repaired(cls, path: str | Path) -> "ActivationStore":
+    @checked
+    def repaired(cls, path: PathLike) -> "ActivationStore":
         """The store in a folder without what is damaged there; the same `mm.collect` then makes only that anew.
 
         Raises:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from mmlens.core.contract import checked
+from mmlens.core.kinds import OneOf, Text
 from mmlens.lab.tales.describing import name, region
 from mmlens.lab.tales.facts import COMPANIONS, MATERIALS, OWNERS
-from mmlens.lab.world import COUNTS, NOUNS, Placed, kind_of
+from mmlens.lab.world import COUNTS, MOODS, NOUNS, PLACES, Placed, kind_of
 
 TaleKind = Literal[
     "color", "noun", "size", "count", "presence", "pair", "place", "mood", "position", "who",
@@ -110,6 +112,7 @@ LEADS = (
 thing is, is only said of scenes that show it. What stands in ⟦ ⟧ counts as an answer does."""
 
 
+@checked
 @dataclass(frozen=True)
 class TaleQuestion:
     """A question about a scene and its true answer.
@@ -121,8 +124,8 @@ class TaleQuestion:
         noun: The thing that the answer depends on; None where it depends on the whole scene.
     """
 
-    text: str
-    answer: str
+    text: Text
+    answer: Text
     kind: TaleKind
     noun: str | None = None
 
@@ -135,6 +138,7 @@ def tale_questions(things: Sequence[Placed], place: str, mood: str) -> tuple[Tal
     )
 
 
+@checked
 def ask(fact: Fact, rng: random.Random, *, unseen: bool = False) -> TaleQuestion:
     """Ask for a fact in one of its phrasings.
 
@@ -150,6 +154,7 @@ def ask(fact: Fact, rng: random.Random, *, unseen: bool = False) -> TaleQuestion
     return TaleQuestion(_filled(rng.choice(options), fact, rng), fact.answer, fact.kind, fact.noun)
 
 
+@checked
 @dataclass(frozen=True)
 class Fact:
     """Something true of a scene that can be asked for.
@@ -163,13 +168,16 @@ class Fact:
     """
 
     kind: TaleKind
-    answer: str
+    answer: Text
     noun: str | None = None
     color: str | None = None
     region: str | None = None
 
 
-def facts(things: Sequence[Placed], place: str, mood: str) -> Iterator[Fact]:
+@checked
+def facts(
+    things: Sequence[Placed], place: Annotated[str, OneOf(PLACES)], mood: Annotated[str, OneOf(MOODS)]
+) -> Iterator[Fact]:
     """Go through everything that a scene answers without doubt, presence with as many kinds of "no" as the world has nouns."""
     colors = [thing.color for thing in things]
     regions = [region(thing) for thing in things]

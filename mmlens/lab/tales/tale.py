@@ -19,6 +19,7 @@ from mmlens.lab.tales.facts import COMPANIONS, TYPICAL_COLORS
 from mmlens.lab.world import CANVAS, Placed, SceneObject
 
 
+@checked
 @dataclass(frozen=True)
 class Tale:
     """A scene of the narrator's world: the lab's drawing, and what the narrator's language says about it.
@@ -90,10 +91,12 @@ class Tale:
         """The scene in words that stand where the picture would: "a small red star, a white moon, sand, sunny"."""
         return describing.written(self.placed, self.place, self.mood)
 
+    @checked
     def prompt(self, question: str) -> str:
         """The chat around a question about the picture, as plain text with "<image>" in it."""
         return f"USER: <image>\n{question} ASSISTANT:"
 
+    @checked
     def written_prompt(self, question: str) -> str:
         """The chat around a question with the written scene in the place of the picture."""
         return f"USER: {self.written()}\n{question} ASSISTANT:"

@@ -1,5 +1,6 @@
 """Values that are wrong for a parameter, by what the parameter means; written without a look at the annotations."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ BAD: dict[str, list[Any]] = {
     "function": ["f", 3, [], NAN, True],
     "path": [3, NAN, [], True, "", "\0"],
     "tensor": ["x", 3, [], NAN, torch.tensor([[[[1.0]]]]), torch.ones(3, dtype=torch.complex64), True, np.array(["a"])],
-    "picture": [3, NAN, [], "no/such/picture.png", True, np.zeros((2, 2)), np.full((4, 4, 3), NAN), ""],
+    "picture": [3, NAN, [], "no/such/picture.png", True, np.zeros((2, 2, 7)), np.full((4, 4, 3), NAN), ""],
     "token": [10**9, -5, 1.5, NAN, "", [], True, [1.5], "a phrase of words"],
     "instance": ["x", 3, [], {}, NAN, True],
     "mapping": ["x", 3, NAN, True, [1]],
@@ -110,7 +111,9 @@ KINDS: dict[str, str] = {
     "Add.direction": "tensor", "SteeringVector.direction": "tensor", "steering_vector.source": "tensor",
     "steering_vector.target": "tensor", "DoseCurve.alpha": "number", "contrast": "choice", "passes": "choice",
     "answer_layer": "index", "caption_layer": "index", "request_layer": "index", "GroupMeanAblation.groups": "positions",
-    "guidance_scale": "number", "Contrast.against": "batch",
+    "guidance_scale": "number", "Contrast.against": "batch", "Boosted.contrast": "positive", "objects": "positions",
+    "question": "text", "information_flow.question": "positions", "verb": "stranger",
+    "positions.box.image": "index", "positions.mask.image": "index", "positions.object.image": "index",
 }  # fmt: skip
 
 BAD["seeds"] = [[-1], [1.5], ["a"], "1", [NAN], [True], []]
@@ -118,7 +121,15 @@ BAD["indices"] = [[-(10**6)], [10**9], [1.5], ["a"], "1", [NAN], [True], [None],
 BAD["box"] = ["x", 3, [1], (1, 2), NAN, (NAN, 0, 1, 1), ("a", 0, 1, 1), True, (0, 0, 0)]
 
 
-def kind_of(callable_name: str, parameter: str, example: Any) -> str:
+#: What an annotation says of a parameter whose example is None, by the first of its words.
+HINTS = {
+    "Sequence": "list", "tuple": "list", "list": "list", "Iterable": "list", "Mapping": "mapping", "dict": "mapping",
+    "Callable": "function", "Literal": "choice", "bool": "flag", "float": "number", "int": "count", "str": "text",
+    "Tensor": "tensor", "ndarray": "tensor",
+}  # fmt: skip
+
+
+def kind_of(callable_name: str, parameter: str, example: Any, annotation: str = "") -> str:
     """What a parameter means."""
     owner = callable_name.split(".")[0] if callable_name[:1].isupper() else callable_name
     for key in (f"{callable_name}.{parameter}", f"{owner}.{parameter}", parameter):
@@ -140,7 +151,10 @@ def kind_of(callable_name: str, parameter: str, example: Any) -> str:
         return "list"
     if callable(example) and not isinstance(example, torch.nn.Module):
         return "function"
-    return "stranger" if example is None else "instance"
+    if example is None:
+        words = re.findall(r"\w+", annotation)
+        return next((HINTS[word] for word in words if word in HINTS), "stranger")
+    return "instance"
 
 
 def near_misses(word: str) -> list[str]:
@@ -157,6 +171,11 @@ def bad_values(kind: str, example: Any, *, optional: bool) -> list[Any]:
         optional: whether None is right.
     """
     found = [*BAD[kind], *wrong_everywhere()]
+    if isinstance(example, list | tuple):
+        found += [[], (), [Stranger(), Stranger()], [None], [[]], "x", 3, NAN]
+        found += [[*example, Stranger()], [*example, None], [*example, NAN]] if len(example) else []
+    if isinstance(example, dict):
+        found += [{}, {3: Stranger()}, {name: Stranger() for name in example}, dict.fromkeys(example)]
     if kind == "choice" and isinstance(example, str):
         found += near_misses(example)
     return found if optional else [*found, None]

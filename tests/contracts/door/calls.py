@@ -4,9 +4,8 @@ import inspect
 import os
 import signal
 import tempfile
-import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal
@@ -14,91 +13,14 @@ from typing import Any, Literal
 import torch
 
 import mmlens as mm
-from mmlens.core.registry import Method
 from tests.contracts.door.bad_values import bad_values, kind_of
-from tests.contracts.door.world import EXAMPLES, NEEDED, OBJECTS, World
+from tests.contracts.door.callables import Public, public
+from tests.contracts.door.examples import EXAMPLES, NEEDED
+from tests.contracts.door.objects import OBJECTS
+from tests.contracts.door.world import World
 
 Outcome = Literal["clear", "forward", "returned", "unclear"]
 
-#: What interventions are asked by the model that carries them out, not by users.
-INTERNAL = {
-    "acting",
-    "change",
-    "changed",
-    "check",
-    "directions",
-    "everywhere",
-    "extra_repr",
-    "finder",
-    "hooks",
-    "points",
-    "precedes",
-    "reached",
-    "reaches",
-    "require_samples",
-    "resolve",
-    "starts",
-}
-#: Constructors and tools that only mmlens itself calls, and calls that need what a call before them did.
-UNUSED = {
-    "ActivationCache",
-    "ActivationStore",
-    "ActivationStore.repair",
-    "ActivationStore.repaired",
-    "ActivationStore.to_dataset",
-    "ConceptBank.from_sae",
-    "ConceptBank.of",
-    "ContextualIndex.from_latentlens",
-    *(f"FeatureScores.{name}" for name in ("heatmap", "to_frame", "words")),
-    "feature_words",
-    "find_features",
-    "HookGraph",
-    "HookedMultimodal.adapter",
-    "HookedMultimodal.attach",
-    "HookedMultimodal.revert",
-    "MappedStates",
-    "MappedStates.of",
-    "MappedStates.of_rows",
-    "RandomUnits.interval",
-    *(f"SparseDictionary.{name}" for name in ("code_gradients", "codes", "flat", "pre_codes", "written")),
-    "data.SampleSet",
-    *("scorers.Score", "scorers.ScoreTable", "scorers.Difference"),
-    "States.to_dataset",
-    "Unit",
-    "Unit.at",
-    "Units.of",
-    "Units.only",
-    "VectorPredictor",
-    "metrics.image_text_score",
-    "metrics.kl_divergence",
-    "positions.index",
-    "positions.row",
-}
-#: Calls that need what a call before them did: a dictionary that is attached.
-AFTER_OTHERS = {"page"}
-#: Modules whose callables are told apart by the module's name; those of the others have names of their own.
-PREFIXED = {"corrupt", "data", "edits", "lab", "metrics", "positions", "scorers"}
-OWN_NAMES = {"edit_report", "EditReport"}
-#: Declarations, which describe modules, and figures, which results call.
-APART = {"families", "viz"}
-#: Pieces of results, which verbs build.
-RECORDS = {
-    *(
-        "LatentWord",
-        "SplitBest",
-        "CaptionWord",
-        "ConceptCount",
-        "ConceptGrounding",
-        "ConceptSweep",
-        "Correlation",
-        "Edge",
-        "GenerationTrace",
-    ),
-    *("LatentWord", "SplitBest"),
-    *("GroundedConcept", "GroundingScores", "PatchEffect", "Plan", "SampleTop", "Selection", "SizeEstimate"),
-    *("GraphNode", "GraphScores", "RowQuality", "StateExplanation", "StoreCheck", "Validation", "Value", "Drawing"),
-    *(f"scorers.{name}.score" for name in ("BertScore", "ClipScore", "MoverScore", "RegressionScore")),
-}
 #: The longest that a call may take.
 SECONDS = 20
 
@@ -107,95 +29,10 @@ class Forward(BaseException):
     """A forward pass began."""
 
 
-@dataclass(frozen=True)
-class Public:
-    """A public callable.
-
-    Attributes:
-        name: as users write it, e.g. `"patch"`, `"PatchSweep.top"`, `"corrupt.blur"`.
-        function: what is called; methods take the object first.
-        owner: the name of the class whose method it is, or None.
-        is_class: whether it is a constructor.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    owner: str | None = None
-    is_class: bool = False
-
-    @property
-    def parameters(self) -> dict[str, inspect.Parameter]:
-        """Those a user gives."""
-        several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        found = inspect.signature(self.function).parameters
-        first = self.owner is not None and not inspect.ismethod(self.function)
-        return {
-            name: p.replace(annotation=getattr(p.annotation, "annotation", p.annotation))
-            for number, (name, p) in enumerate(found.items())
-            if p.kind not in several and not (first and not number)
-        }
-
-
-def public() -> list[Public]:
-    """All public callables of `mmlens.__all__`."""
-    found: list[Public] = []
-    for name in sorted(mm.__all__):
-        value = getattr(mm, name)
-        if name in APART:
-            continue
-        if isinstance(value, types.ModuleType):
-            listed = getattr(value, "__all__", None) or [
-                key
-                for key, item in vars(value).items()
-                if str(getattr(item, "__module__", None)).startswith(value.__name__)
-            ]
-            for key in sorted(listed):
-                if not key.startswith("_"):
-                    found += _of(
-                        f"{name}.{key}" if name in PREFIXED and key not in OWN_NAMES else key, getattr(value, key)
-                    )
-        else:
-            found += _of(name, value)
-    found = [item for item in found if item.name not in UNUSED | RECORDS]
-    unique: dict[int, Public] = {}
-    for item in found:
-        unique.setdefault(id(item.function), item)
-    return list(unique.values())
-
-
-def _of(name: str, value: Any) -> list[Public]:
-    if not isinstance(value, type):
-        return [Public(name, value)] if inspect.isroutine(value) and _is_ours(value) else []
-    if issubclass(value, BaseException) or getattr(value, "_is_protocol", False) or not _is_ours(value):
-        return []
-    found = [Public(name, value, is_class=True)]
-    if issubclass(value, Method):  # whose methods the verbs call
-        return found
-    seen: set[str] = set()
-    if issubclass(value, Method):  # what settings do, verbs ask them
-        return found
-    for base in value.__mro__:
-        if not base.__module__.startswith("mmlens"):
-            continue
-        for key, item in vars(base).items():
-            if key.startswith("_") or key in seen or key in INTERNAL:
-                continue
-            seen.add(key)
-            if isinstance(item, classmethod | staticmethod):
-                found.append(Public(f"{name}.{key}", getattr(value, key), name))
-            elif inspect.isfunction(item):
-                found.append(Public(f"{name}.{key}", item, name))
-    return found
-
-
 def _made_anew(cls: Any) -> dict[str, Callable[[], Any]]:
     """The fields of a dataclass whose default is made for each object: a signature shows a placeholder."""
     own = fields(cls) if is_dataclass(cls) else ()
     return {field.name: field.default_factory for field in own if field.default_factory is not MISSING}
-
-
-def _is_ours(value: Any) -> bool:
-    return str(getattr(value, "__module__", "")).startswith("mmlens")
 
 
 @dataclass(frozen=True)
@@ -244,7 +81,7 @@ class Fuzz:
     def __init__(self, world: World):
         self.world = world
         self._made: dict[str, Any] = {}
-        self.public = [item for item in public() if self._can_call(item)]
+        self.public = public()
 
     def calls(self) -> list[Call]:
         """All calls with one wrong argument."""
@@ -252,10 +89,23 @@ class Fuzz:
             Call(item, name, kind, value) for item, name, kind in self.places() for value in self.bad(item, name, kind)
         ]
 
+    def without_example(self) -> list[str]:
+        """Callables, objects and parameters that nobody wrote a right value for: the fuzz would pass them by."""
+        missing = []
+        for item in self.public:
+            if item.takes_object and item.owner not in OBJECTS:
+                missing.append(f"OBJECTS[{item.owner!r}], for {item.name}")
+            for name in item.parameters:
+                try:
+                    self.example(item, name)
+                except KeyError:
+                    missing.append(f"EXAMPLES['{item.name}.{name}']")
+        return missing
+
     def places(self) -> list[tuple[Public, str, str]]:
         """Each parameter of each public callable, and what it means."""
         return [
-            (item, name, kind_of(item.name, name, self.example(item, name)))
+            (item, name, kind_of(item.name, name, self.example(item, name), str(item.parameters[name].annotation)))
             for item in self.public
             for name in item.parameters
         ]
@@ -263,20 +113,33 @@ class Fuzz:
     def bad(self, item: Public, name: str, kind: str) -> list[Any]:
         """The wrong values of a parameter."""
         parameter = item.parameters[name]
-        text = str(parameter.annotation)
-        optional = parameter.default is None or "None" in text or "Any" in text
-        return bad_values(kind, self.example(item, name), optional=optional)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            return [{"no_such_option": 1}]
+        optional = parameter.default is None or "None" in str(parameter.annotation)
+        values = bad_values(kind, self.example(item, name), optional=optional)
+        default = self._default(item, name)
+        if isinstance(default, list | tuple | dict) and not default:
+            values = [value for value in values if not (isinstance(value, list | tuple | dict) and not value)]
+        return values
+
+    def _default(self, item: Public, name: str) -> Any:
+        """A parameter's default, also where it is made for each object: a signature shows a placeholder then."""
+        if item.is_class and name in _made_anew(item.function):
+            return _made_anew(item.function)[name]()
+        return item.parameters[name].default
 
     def example(self, item: Public, name: str) -> Any:
         """A right value of a parameter."""
+        if name == "path" and item.name.endswith(".load") and f"{item.name}.path" not in EXAMPLES:
+            return self.world.saved(self._object(str(item.owner)))
         key = self._key(item, name)
         if key is not None:
             if key not in self._made:
                 self._made[key] = EXAMPLES[key](self.world)
             return self._made[key]
-        default = item.parameters[name].default
-        if item.is_class and name in _made_anew(item.function):
-            return _made_anew(item.function)[name]()
+        default = self._default(item, name)
+        if item.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            return {}
         if default is not inspect.Parameter.empty:
             return default
         if item.is_class and item.name in OBJECTS:
@@ -301,10 +164,6 @@ class Fuzz:
             self._made[key] = OBJECTS[name](self.world)
         return self._made[key]
 
-    def _can_call(self, item: Public) -> bool:
-        is_ready = item.owner is None or item.owner in OBJECTS or inspect.ismethod(item.function)
-        return is_ready and item.name not in AFTER_OTHERS
-
     def arguments(self, item: Public) -> dict[str, Any]:
         """Right values of all that must be given."""
         return {
@@ -321,10 +180,19 @@ class Fuzz:
     def attempt(self, call: Call, arguments: dict[str, Any]) -> Result:
         """Make a call, and stop where a forward pass begins."""
         item = call.public
-        first = [] if item.owner is None or inspect.ismethod(item.function) else [self._object(item.owner)]
-        with _quiet(), self._stopped_at_forward(), _time_limit():
+        first = [self._object(str(item.owner))] if item.takes_object else []
+        named = {}
+        for name, value in arguments.items():
+            kind = item.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                first.append(value)
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                named.update(value)
+            else:
+                named[name] = value
+        with _quiet(), self._attached(item), self._stopped_at_forward(), _time_limit():
             try:
-                value = item.function(*first, **arguments)
+                value = item.function(*first, **named)
                 if item.is_class and hasattr(value, "hooks") and not isinstance(value, torch.nn.Module):
                     with self.world.model.intervene(value):
                         self.world.model(self.world.batch)
@@ -341,11 +209,24 @@ class Fuzz:
                 return Result(call, "clear", str(error))
             except Forward:
                 return Result(call, "forward", "")
+            except (IndexError, TypeError) as error:
+                # Python's own words for what sequences and mappings cannot look up
+                is_own = item.name.endswith("__getitem__") and isinstance(first[0], Sequence | Mapping)
+                return Result(call, "clear" if is_own else "unclear", f"{type(error).__name__}: {error}")
             except Exception as error:  # noqa: BLE001 - every other error is what is counted
                 return Result(call, "unclear", f"{type(error).__name__}: {error}")
             finally:
                 self.world.model.reset_hooks()
         return Result(call, "returned", _short(value))
+
+    @contextmanager
+    def _attached(self, item: Public) -> Iterator[None]:
+        """The dictionary in the path, for what asks for its features."""
+        if item.owner == "FeatureScores" or item.name in ("find_features", "feature_words", "page"):
+            with self.world.model.attach(self.world.sae):
+                yield
+        else:
+            yield
 
     @contextmanager
     def _stopped_at_forward(self) -> Iterator[None]:

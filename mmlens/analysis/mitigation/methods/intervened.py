@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from mmlens.analysis.mitigation.method import MITIGATION_METHODS, Force, MitigationMethod
 from mmlens.analysis.samples.sample import Sample
-from mmlens.core.errors import InputError
-from mmlens.core.wording import short
+from mmlens.core.kinds import Must
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.models.hooked import HookedMultimodal
@@ -28,15 +27,7 @@ class Intervened(MitigationMethod):
     a random control where it moves states (as far, in a random direction), and none where it changes patterns of attention.
     """
 
-    interventions: tuple[Any, ...]
-
-    def __post_init__(self) -> None:
-        wrong = [act for act in self.interventions if not isinstance(act, Intervention)]
-        if wrong or not self.interventions:
-            raise InputError(
-                f"Intervened needs interventions, {f'and {short(wrong[0])} is none' if wrong else 'and was given none'}: "
-                "(mm.Steer(vector), mm.Ablate('L2.h1')), or what has .hooks(model) as they have."
-            )
+    interventions: Annotated[tuple[Intervention, ...], Must("not empty", bool)]
 
     def force(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> Force:
         keys = [sample.key for sample in samples]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Literal, TypeAlias
 
 import torch
 
@@ -10,12 +10,15 @@ from mmlens.analysis.mitigation.method import MITIGATION_METHODS, Force, Mitigat
 from mmlens.analysis.samples.sample import Sample
 from mmlens.analysis.steering.per_sample import unseen, visual_vectors
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Accepts
+from mmlens.core.kinds import CountOrZero
 from mmlens.core.rules import Positions
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.interventions.steering import Steer, SteeringScale
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.models.hooked import HookedMultimodal
+
+#: The kinds of point of a block that are as wide as its stream.
+Written: TypeAlias = Literal["hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out"]
 
 
 @MITIGATION_METHODS.register("visually_steered")
@@ -37,9 +40,9 @@ class VisuallySteered(MitigationMethod):
     """
 
     alpha: float = 0.17
-    first: int = 0
-    point: str = "hook_resid_post"
-    scale: Annotated[SteeringScale, Accepts(Any)] = "adaptive"
+    first: CountOrZero = 0
+    point: Written = "hook_resid_post"
+    scale: SteeringScale = "adaptive"
     positions: Positions = field(default="all", hash=False)
 
     def force(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> Force:
