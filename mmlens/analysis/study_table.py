@@ -77,7 +77,8 @@ class StudyTable(Viewable, Saved):
         notes: what departs from the paper.
         reason: why the stage could not be answered; empty if it was.
         identity: model, data and settings, as hashes.
-        forwards, samples: passes of batches through the whole model that the call that finished it took, and samples in them.
+        forwards, samples: passes of batches through the whole model that the call that finished it took, and how often a sample was
+            read from its start.
     """
 
     paper: str
@@ -123,7 +124,7 @@ class StudyTable(Viewable, Saved):
         frame = self.to_frame()
         lines += ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
         lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in frame.itertuples(index=False)]
-        notes = [*self.notes, f"{self.forwards:,} forward passes, {self.samples:,} of single samples."]
+        notes = [*self.notes, f"{self.forwards:,} forward passes; samples were read {self.samples:,} times."]
         return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
 
     @checked

@@ -137,7 +137,7 @@ class Study:
 
 @dataclass
 class Count:
-    """How often a model ran: batches, samples in them, and seconds of the processor."""
+    """How often a model ran: batches, how often a sample was read from its start, and seconds of the processor."""
 
     forwards: int = 0
     samples: int = 0
@@ -152,7 +152,8 @@ def counted(model: HookedMultimodal) -> Iterator[Count]:
     def add(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         count.forwards += 1
         tensors = (named.get("input_ids"), named.get("inputs_embeds"), *arguments)
-        count.samples += next((len(value) for value in tensors if value is not None), 1)
+        shape = next((value.shape for value in tensors if value is not None), (1, 2))
+        count.samples += shape[0] if shape[1] > 1 else 0  # a cached step reads one token
 
     handle = model.base.register_forward_pre_hook(add, with_kwargs=True)
     start = time.process_time()

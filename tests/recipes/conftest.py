@@ -1,6 +1,7 @@
 """Studies that are run once: with published settings on a small LLaVA that says what they need; the lab model and its scenes."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ PICTURES = {"pan": ("ddbd", 4), "parekh": ("d" * 41 + "bbb", 44), "khayatan": ("
 def albums(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of the files that a study reads."""
     into = tmp_path_factory.mktemp("albums")
-    return lambda paper: photographs(into / paper, PICTURES[paper][0])
+    return cache(lambda paper: photographs(into / paper, PICTURES[paper][0]))
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from mmlens.analysis.concepts.bank import word_overlap
 from mmlens.core.answer_text import normalised
 from mmlens.models.hooked import HookedMultimodal
 from mmlens.recipes.reproduce import _STAGES
-from mmlens.recipes.sources import LabSources, halves
-from tests.recipes.conftest import SMALL
+from mmlens.recipes.sources import FileSources, LabSources, halves
+from tests.recipes.conftest import PICTURES, SMALL
 
 Studies = Callable[[str], mm.recipes.Reproduction]
 Small = Callable[[str, list[str] | None], mm.recipes.Reproduction]
@@ -134,3 +134,45 @@ def test_published_settings_are_the_papers() -> None:
     assert (khayatan.answer_layer, khayatan.caption_layer, khayatan.alpha) == (31, 19, 1.0)
     assert khayatan.layers == (31, 29, 27, 25, 23, 19, 15, 11, 7, 3, 1)
     assert (khayatan.answer_tokens, khayatan.caption_tokens, khayatan.n_concepts) == (5, 25, 20)
+
+
+def _needs(paper: str, study: mm.recipes.Reproduction, files: Path) -> dict[str, int]:
+    """How often samples have to be read from their start, stage by stage; stages that read what another one kept need none."""
+    pictures, limit = PICTURES[paper]
+    if paper == "pan":
+        n, nouns = len(pictures), sum({"d": 4, "b": 3}[shade] for shade in pictures)
+        neurons = n + 3 * nouns  # captions; two methods that score neurons at each noun, and how active all are there
+        changed = 2 + 2 * 2 * 5  # each method's neurons, and five draws of both kinds of random ones
+        causal = neurons + nouns * (
+            changed + 3
+        )  # each set noised; the caption as it is, and one sweep of all sets zeroed
+        cost = 2 * 2 * n  # each method: captions, and one reading of each
+        return {"sensitivity": neurons, "region_invariance": 2 * neurons, "causal": causal, "cost": cost}
+    if paper == "parekh":
+        return {"concepts": limit}
+    half = len(pictures) // 2
+    first, second = (len(side) for side in halves(FileSources(files, progress=False).questions(2 * limit, 0)))
+    arms = {table.stage: len({row.case for row in table.rows if row.value is not None}) for table in study.tables}
+    tried = 1 + 5 * 4  # five concepts of eleven questions
+    return {
+        "shift": 4 * limit + 3 * limit * limit,  # captions of the model and of each fine-tune; their steps
+        "answers": first + arms["answers"] * second,
+        "types": first + arms["types"] * second,
+        "selection": tried * first + arms["selection"] * second,
+        "style": 2 * half + arms["style"] * half,
+        "gender": (1 + arms["gender"]) * half,
+        "safety": half + 2 * half + 2 * limit,
+        "layers": arms["layers"] * limit,
+        "strengths": arms["strengths"] * limit,
+    }
+
+
+@pytest.mark.parametrize("paper", list(SMALL))
+def test_stages_read_samples_as_often_as_they_need(studies: Studies, albums: Callable[[str], Path], paper: str) -> None:
+    """But for edits, whose steps of training end when the word is said."""
+    study = studies(paper)
+    needs = _needs(paper, study, albums(paper))
+    for table in study.tables:
+        if table.stage != "edits":
+            assert table.samples <= 1.1 * needs.get(table.stage, 0), table.stage
+        assert (table.forwards > 0) == (table.stage in needs or table.stage == "edits")
