@@ -77,8 +77,8 @@ class StudyTable(Viewable, Saved):
         notes: what departs from the paper.
         reason: why the stage could not be answered; empty if it was.
         identity: model, data and settings, as hashes.
-        forwards, samples: passes of batches through the whole model that the call that finished it took, and how often a sample was
-            read from its start.
+        forwards, samples: how many passes of batches through the whole model the call that finished it took, and how often it
+            read a sample from its start.
     """
 
     paper: str

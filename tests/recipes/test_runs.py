@@ -1,5 +1,7 @@
 """Runs of studies: resumed where they stopped, refused where another began, at the cost of what they measure; other data."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,11 +63,11 @@ def test_files_are_read_as_published(files: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_study_goes_on_where_it_was(
-    lab_model: HookedMultimodal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    talker: HookedMultimodal, albums: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(SMALL["khayatan"], alphas=(0.5, 1.0))  # type: ignore[type-var]
+    options = {"data": albums("khayatan"), "settings": None, "published": True, "limit": 8}
     only = ["types", "strengths"]
-    whole = run("khayatan", lab_model, tmp_path / "whole", settings=settings, only=only)
+    whole = run("khayatan", talker, tmp_path / "whole", only=only, **options)
     texts = study_module.StudyTable.save
 
     def stop(table: Any, path: Any) -> Any:
@@ -76,21 +78,55 @@ def test_a_killed_study_goes_on_where_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(study_module.StudyTable, "save", stop)
         with pytest.raises(KeyboardInterrupt):
-            run("khayatan", lab_model, tmp_path / "stopped", settings=settings, only=only)
-    with counted(lab_model) as count:
-        resumed = run("khayatan", lab_model, tmp_path / "stopped", settings=settings, only=only)
+            run("khayatan", talker, tmp_path / "stopped", only=only, **options)
+    with counted(talker) as count:
+        resumed = run("khayatan", talker, tmp_path / "stopped", only=only, **options)
     assert count.forwards == 0  # answers and states were kept
     assert [table.rows for table in resumed.tables] == [table.rows for table in whole.tables]
-    with counted(lab_model) as count:
-        run("khayatan", lab_model, tmp_path / "stopped", settings=settings, only=only)
+    with counted(talker) as count:
+        run("khayatan", talker, tmp_path / "stopped", only=only, **options)
     assert count.forwards == 0
     with pytest.raises(InputError, match=r"holds a study that differs in seed"):
-        run("khayatan", lab_model, tmp_path / "stopped", settings=settings, seed=1)
+        run("khayatan", talker, tmp_path / "stopped", seed=1, **options)
     with (
-        lab_model.intervene(mm.Ablate([mm.Neuron(2, 7)])),
+        talker.intervene(mm.Ablate([mm.Neuron(1, 7)])),
         pytest.raises(InputError, match="differs in interventions"),
     ):
-        run("khayatan", lab_model, tmp_path / "stopped", settings=settings)
+        run("khayatan", talker, tmp_path / "stopped", **options)
+
+
+def test_a_stage_without_an_answer_is_tried_again_when_its_data_are_there(
+    talker: HookedMultimodal, albums: Callable[[str], Path], tmp_path: Path
+) -> None:
+    whole, data = albums("khayatan"), tmp_path / "data"
+    shutil.copytree(whole, data, ignore=shutil.ignore_patterns("processed_questions", "imgs", "v2_*"))
+
+    def study(*only: str) -> dict[str, mm.recipes.StudyTable]:
+        options = {"data": data, "settings": None, "published": True, "limit": 8, "only": only}
+        return {table.stage: table for table in run("khayatan", talker, tmp_path / "out", **options).tables}
+
+    first = study("style", "safety", "types")
+    assert not first["style"].reason
+    assert "There are no requests of MM-SafetyBench in" in first["safety"].reason
+    assert "There are no questions of VQAv2 in" in first["types"].reason
+    (data / "v2_Questions_Val_mscoco.zip").write_bytes(b"PK")
+    assert study("types")["types"].reason.endswith(" Unpack v2_Questions_Val_mscoco.zip.")
+    shutil.copytree(whole, data, dirs_exist_ok=True)
+    second = study("style", "safety", "types")
+    assert [table.reason for table in second.values()] == ["", "", ""]
+    assert second["style"] == first["style"]
+    assert (
+        first["types"].identity["questions of the data"]
+        == "absent"
+        != second["types"].identity["questions of the data"]
+    )
+    with counted(talker) as count:
+        assert study("style", "safety", "types") == second
+    assert count.forwards == 0
+    captions = data / "annotations" / "captions_val2014.json"
+    captions.write_text(captions.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds a study that differs in captions of the data, regions of the data\."):
+        study("style")
 
 
 def test_what_cannot_be_is_refused(lab_model: HookedMultimodal, tmp_path: Path) -> None:

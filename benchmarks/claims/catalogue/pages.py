@@ -213,7 +213,8 @@ PRINTED = (
         "studies, tables",
         "docs/reproduce.md",
         None,
-        "mmlens reproduce pan --limit 8; mmlens reproduce parekh; mmlens reproduce khayatan --limit 48, --only safety of seed 7",
+        "mmlens reproduce pan --limit 8; mmlens reproduce parekh --published; "
+        "mmlens reproduce khayatan --limit 48, --only safety of seed 7",
         chosen="where to steer to refusals, on requests of seed 0",
         judged="scenes of the test stream, seeds 0 to 2000",
         control="random neurons, random words, other concepts' shifts, no steering",
