@@ -12,7 +12,7 @@ from mmlens.core.view import View
 from mmlens.hooks.cache import ActivationCache
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
-from mmlens.viz.page.pack import Axis, Pack, PackArray, PackWords, Scale
+from mmlens.viz.page.pack import DRAWN, Axis, Pack, PackArray, PackWords, Scale
 from mmlens.viz.page.packs import pack_of
 from mmlens.viz.page.show import show
 from mmlens.viz.points import point_rows
@@ -87,9 +87,11 @@ def compared(packs: list[Pack]) -> Pack:
         arrays += runs_of(array, [np.asarray(other.values, dtype=np.float64) for other in others])
     runs = _RUNS[: len(packs) + 1]
     lead = arrays[: len(runs) + (len(packs) > 2)]
+    headline, start = _answer(shared[0], lead, first)
     return replace(
         first,
-        headline=_headline(shared[0], lead, first),
+        headline=headline,
+        start={**first.start, **start},
         arrays=(*arrays, *(a for a in first.arrays if a.axes[-1] == "head")),
         words=None if first.words is None else _words(packs),
         runs=runs,
@@ -111,7 +113,7 @@ def runs_of(array: PackArray, values: list[np.ndarray], differences: list[np.nda
     signed = differences is None
     differences = [other - values[0] for other in values[1:]] if differences is None else differences
     limit = array.limit if array.limit != "array" else max(_largest(v) for v in values)
-    change = max(map(_largest, differences))
+    change = "each" if limit == "each" else max(map(_largest, differences))
     made = [
         replace(array, name=f"{array.name}, {run}", values=v, run=run, limit=limit, control="", texts=None)
         for run, v in zip(("clean", "edited", "control"), values, strict=False)
@@ -154,10 +156,11 @@ def _require_alike(first: Pack, other: Pack, name: str) -> None:
         )
 
 
-def _headline(array: PackArray, lead: list[PackArray], pack: Pack) -> str:
+def _answer(array: PackArray, lead: list[PackArray], pack: Pack) -> tuple[str, dict[Axis, int]]:
+    """What changes most, in words, and where it is, which is where the view opens."""
     by_name = {a.name.rpartition(", ")[2]: a for a in lead}
     largest = {name: _largest(by_name[name].values) for name in (_DIFFERENCE, _BESIDE) if name in by_name}
-    place = np.unravel_index(int(np.nanargmax(np.abs(by_name[_DIFFERENCE].values))), array.values.shape)
+    place = np.unravel_index(int(np.nan_to_num(np.abs(by_name[_DIFFERENCE].values)).argmax()), array.values.shape)
     shape = array.values.shape
     where = ", ".join(
         _label(pack, axis, int(index)) for axis, index, size in zip(array.axes, place, shape, strict=True) if size > 1
@@ -166,7 +169,9 @@ def _headline(array: PackArray, lead: list[PackArray], pack: Pack) -> str:
         f"; under the control by at most {largest[_BESIDE]:.3g}" if _BESIDE in largest else "; no control was passed"
     )
     unit = f" {array.unit}" if array.unit else ""
-    return f"Between clean and edited, {array.title} changes by at most {largest[_DIFFERENCE]:.3g}{unit} ({where}){beside}."
+    start = {axis: int(index) for axis, index in zip(array.axes, place, strict=True) if axis not in DRAWN}
+    change = f"{array.title} changes by at most {largest[_DIFFERENCE]:.3g}{unit}"
+    return f"Between clean and edited, {change}{f' ({where})' if where else ''}{beside}.", start
 
 
 def _label(pack: Pack, axis: Axis, index: int) -> str:
@@ -219,9 +224,11 @@ def _caches(caches: list[ActivationCache], batch: MultimodalBatch, picture: Any)
     array = PackArray("norm", "norm of the state", norms[0], axes)  # type: ignore[arg-type]
     arrays = runs_of(array, norms, differences)
     pack = Pack("", arrays=tuple(arrays), picture=picture if boxes is not None else None, boxes=boxes, labels=labels)
+    headline, start = _answer(array, arrays, pack)
     return replace(
         pack,
-        headline=_headline(array, arrays, pack),
+        headline=headline,
+        start=start,
         caption="Norms of states, and of the difference of states, in the unit of the stream; the first sample.",
         runs=_RUNS[: len(caches) + 1],
         notes=tuple(notes),

@@ -112,7 +112,7 @@ if (used("token")) {
     const array = arrays[state.array], over = state.patch >= 0 && array?.axes.includes("token");
     if (!over && !matrix) return;
     const given = await Promise.all(part.bars.map(async (_, token) => {
-      if (over) return slice(state.array, {...state, token}, state.patch);
+      if (over) return Math.abs(await slice(state.array, {...state, token}, state.patch));
       const heads = await slice(matrix, {...state, token});
       return array?.axes.includes("head") ? heads[state.head] : heads.reduce((a, b) => a + b, 0) / heads.length;
     }));

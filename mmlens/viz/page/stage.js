@@ -45,7 +45,7 @@ const paint = (view, name, numbers) => {
   for (const i of [...state.chosen, state.patch]) if (i >= 0 && i < count) frame(boxOf(i), i === state.patch ? "#fff" : "#8cf");
   writeWords(pen, zoom);
   view.scale.hidden = !array;
-  view.name.textContent = [array?.title, pack.sheets.length ? caption : ""].filter(Boolean).join(". ");
+  view.name.textContent = [array?.run ? `${array.title}, ${array.run}` : array?.title, pack.sheets.length ? caption : ""].filter(Boolean).join(". ");
   if (!array) return;
   const [low, high] = range(array);
   view.ends[0].textContent = shown(low);

@@ -45,7 +45,7 @@ const draw = async (announced, passing = false) => {
   host.dispatchEvent(new CustomEvent("mmlens-change", {detail: seen()}));
   readWords(state.patch);
   if (state.patch >= 0 && numbers && state.patch < numbers.length) {
-    say(`patch ${label("patch", state.patch)}: ${shown(numbers[state.patch])} ${array.unit}` + (others ? `; control ${shown(others[state.patch])}` : ""));
+    say(`patch ${label("patch", state.patch)}: ${`${shown(numbers[state.patch])} ${array.unit}`.trim()}` + (others ? `; control ${shown(others[state.patch])}` : ""));
   } else if (announced === "run") say(runs[state.run]);
   else if (announced === "ranked") say(`${state.ranked} ${pack.ranked.name}`);
   else if (announced && announced !== "array") say(`${announced} ${label(announced, state[announced]).replace("\t", " ")}`);

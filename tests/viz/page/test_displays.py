@@ -132,6 +132,8 @@ def test_runs_keep_their_words_and_their_own_scale() -> None:
     by_run = {array.run: array for array in pack.arrays if array.title == "mean of heads"}
     np.testing.assert_allclose(by_run["difference"].values, (second.values - first.values).mean(1).numpy(), atol=1e-6)
     assert by_run["difference"].scale == "signed"
+    largest = np.unravel_index(np.abs(by_run["difference"].values).argmax(), by_run["difference"].values.shape)
+    assert (pack.start["layer"], pack.start["token"]) == largest[:2], "it opens where most changes"
     assert by_run["clean"].scale == by_run["edited"].scale == "positive"
 
 

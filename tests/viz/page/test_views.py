@@ -158,7 +158,7 @@ def test_runs_are_on_one_scale_and_the_difference_stands_beside_the_controls(pag
     box = page.locator(".stage").first.bounding_box()
     page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.4 * box["height"])
     page.wait_for_timeout(50)
-    assert status(page) == "patch 14: -2 ; control 1"
+    assert status(page) == "patch 14: -2; control 1"
     assert "patch" not in page.locator("[role=status]").text_content(), "what the pointer passes over is not announced"
 
 
