@@ -1,7 +1,7 @@
 """Runs beside each other: a result of the clean run, the same of an edited one, their difference, and a control's."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ def runs_of(array: PackArray, values: list[np.ndarray], differences: list[np.nda
     signed = differences is None
     differences = [other - values[0] for other in values[1:]] if differences is None else differences
     limit = array.limit if array.limit != "array" else max(_largest(v) for v in values)
-    change = "each" if limit == "each" else max(map(_largest, differences))
+    change: float | Literal["each"] = "each" if limit == "each" else max(map(_largest, differences))
     made = [
         replace(array, name=f"{array.name}, {run}", values=v, run=run, limit=limit, control="", texts=None)
         for run, v in zip(("clean", "edited", "control"), values, strict=False)
