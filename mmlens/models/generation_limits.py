@@ -79,11 +79,6 @@ def refuse_chunked_prompt(model: HookedModel, chunk: Any) -> None:
 def refuse_guidance(model: HookedModel, run: Run, *, is_assisted: bool) -> None:
     """Refuse guidance where the unconditional passes of transformers cannot be right.
 
-    Args:
-        model: the hooked model.
-        run: the generation.
-        is_assisted: whether candidates are proposed in it, some of which are rejected.
-
     Raises:
         InputError: if so.
     """
@@ -108,10 +103,6 @@ def refuse_guidance(model: HookedModel, run: Run, *, is_assisted: bool) -> None:
 
 def refuse_assistance(model: HookedModel, run: Run) -> None:
     """Refuse assisted generation where transformers loses the first candidates, or cannot leave a model early.
-
-    Args:
-        model: the hooked model.
-        run: the generation.
 
     Raises:
         InputError: if so.
