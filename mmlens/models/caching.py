@@ -13,7 +13,7 @@ from mmlens.inputs.row_reader import RowReader, sample_axes
 
 
 def require_named(nodes: Iterable[Node], names: object, tensors: Callable[[], Mapping[str, Any]]) -> None:
-    """Check that the points which are named one by one run on a batch; a glob means what is there; its tensors are made only for those.
+    """Check that the points which are named one by one run on a batch; a glob means what is there.
 
     Raises:
         InputError: if one of them does not run.
