@@ -184,16 +184,20 @@ def table(report: mm.mitigation.MitigationReport) -> str:
             r = frame.loc[(method, task, name)]
             cells = [method, task, name, f"{r['value']:.3f}", f"{r['plain']:.3f}"]
             cells.append(f"{r['difference']:+.3f} [{r['difference_low']:.3f}, {r['difference_high']:.3f}]")
-            cells.append(f"{r['p']:.3f}")
+            cells.append(_p(r["p"]))
             if np.isnan(r["control"]):
                 cells += ["none", "", ""]
             else:
                 cells.append(f"{r['control']:.3f}")
                 cells.append(f"{r['beyond_control']:+.3f} [{r['beyond_low']:.3f}, {r['beyond_high']:.3f}]")
-                cells.append(f"{r['p_control']:.3f}")
+                cells.append(_p(r["p_control"]))
             cells.append(f"{r['cost']:.1f}")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if np.isnan(value) or value >= 0.0005 else "<0.001"
 
 
 def planted(n: int) -> mm.mitigation.MitigationReport:

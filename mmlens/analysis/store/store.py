@@ -36,7 +36,7 @@ class ActivationStore(Display):
     Attributes:
         question: what was collected, and from which model.
         shards: its pieces.
-        path: its folder; None in memory.
+        path: its folder, absolute; None in memory.
         finished: whether the run that filled it came to its end.
 
     Example:
@@ -62,7 +62,7 @@ class ActivationStore(Display):
         Raises:
             InputError: if there is no store.
         """
-        path = Path(path)
+        path = Path(path).absolute()  # its files are opened later, wherever the process is then
         about = StoreFile.read(path)
         return cls(about.question, tuple(read_shards(path, about)), path, about.finished)
 
