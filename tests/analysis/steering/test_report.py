@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_refused(known: Known) -> None:
     with pytest.raises(InputError, match=r"The sets of prompts \['empty'\] are empty"):
         steering_report(known.model, known.steer, {"empty": []})
     with pytest.raises(InputError, match=r"No interventions were given to report on under \['none'\]"):
-        steering_report(known.model, {"none": []}, [])
+        steering_report(known.model, {"none": []}, known.samples)
     narrow = Steer(SteeringVector(torch.ones(2), known.steer.vector.at))
     with pytest.raises(InputError, match="has 2 entries"):
         steering_report(known.model, narrow, known.samples)
