@@ -104,7 +104,7 @@ def test_means_of_half_precision_are_added_up_in_float32() -> None:
 def test_no_units_and_no_samples_are_refused(llava: Subject) -> None:
     with pytest.raises(InputError, match="was given no units"):
         mean_activation(llava.model, llava.batches["left"], [])
-    with pytest.raises(InputError, match="The dataset has no samples"):
+    with pytest.raises(InputError, match="holds no samples"):
         mean_activation(llava.model, [], [Neuron(0, 0)], progress=False)
     with pytest.raises(InputError, match=r"The model has no L9\.u0"):
         mean_activation(llava.model, llava.batches["left"], [Neuron(9, 0)])

@@ -108,7 +108,7 @@ def test_a_dataset_is_read_only_as_it_is_needed(llava: Subject) -> None:
         find_neurons(llava.model, stream(), token="zebra", progress=False)
     assert read == []
     assert find_neurons(llava.model, stream(), token="red", batch_size=2, progress=False).n_samples == 3
-    with pytest.raises(InputError, match="The dataset is empty"):
+    with pytest.raises(InputError, match="holds no samples"):
         find_neurons(llava.model, [], token="red", progress=False)
 
 
