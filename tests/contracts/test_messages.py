@@ -211,14 +211,12 @@ def test_files(llava: Subject, tmp_path: Path) -> None:
     ("array", "text"),
     [
         (
-            np.zeros((8, 8), np.uint8),
-            "A picture array must be [height width 3] or [3 height width], found shape [8, 8]. ...",
+            np.zeros((8, 8, 2), np.uint8),
+            "A picture array must be [height width channels] or [channels height width] with 1 (grey), 3 (RGB) or 4 (RGBA) "
+            "channels, or [height width], found shape [8, 8, 2]. ...",
         ),
-        (
-            np.zeros((8, 8, 4), np.uint8),
-            "... found shape [8, 8, 4]. Drop an alpha channel, or repeat a grey one three times.",
-        ),
-        (np.zeros((8, 8, 1), np.uint8), "... found shape [8, 8, 1]. ..."),
+        (np.zeros((1, 8, 8, 3), np.uint8), "... found shape [1, 8, 8, 3]. Pass the pictures of a batch one by one."),
+        (np.zeros(8, np.uint8), "... found shape [8]. ..."),
         (np.zeros((0, 8, 3), np.uint8), "A picture array must hold pixels, found shape [0, 8, 3]."),
         (
             np.full((8, 8, 3), 255.0),
@@ -230,7 +228,7 @@ def test_files(llava: Subject, tmp_path: Path) -> None:
             np.zeros((8, 8, 3), np.int64),
             "A picture array must be uint8 (0..255), uint16 or floating (0..1), found int64.",
         ),
-        (3, "A picture must be a PIL image, a path or an array, found int: 3."),
+        (3, "A picture must be a PIL image, a path, a file's bytes, an open file or an array, found int: 3."),
     ],
 )
 def test_arrays(llava: Subject, array: Any, text: str) -> None:
