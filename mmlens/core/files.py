@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,14 +25,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     beside what it is told to write are in there too, and `clear_unfinished` finds all that a killed writer left.
 
     Raises:
-        InputError: if the folder of `path` does not exist, or `path` is a folder.
+        InputError: if the folder of `path` does not exist or cannot be written in, or `path` is a folder, a device or a pipe.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"Cannot write {path}: it is a folder; name a file in it.")
-    if not path.parent.is_dir():
-        raise InputError(f"Cannot write {path}: the folder {path.parent} does not exist; create it first.")
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}{_UNFINISHED}", dir=path.parent) as folder:
+    path = _writable(path)
+    try:
+        writing = tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}{_UNFINISHED}", dir=path.parent)
+    except OSError as error:
+        raise InputError(
+            f"Cannot write {path!s:.300}: {error.strerror} in {path.parent!s:.300}; name another folder."
+        ) from error
+    with writing as folder:
         temporary = Path(folder) / path.name
         yield temporary
         umask = os.umask(0)
@@ -40,6 +43,27 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+
+
+def _writable(path: str | Path) -> Path:
+    """Where a file is written: behind links, and never in the place of what is no file."""
+    path = Path(path)
+    try:
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if not path.parent.is_dir():
+            raise InputError(
+                f"Cannot write {path}: the folder {path.parent} does not exist; create it first."
+            ) from None
+        return path
+    except OSError as error:
+        raise InputError(f"Cannot write {path!s:.300}: {error.strerror}; name another file.") from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"Cannot write {path}: it is a folder; name a file in it.")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"Cannot write {path}: it is a device or a pipe, and would be replaced; name a file.")
+    return path
 
 
 def _sync(path: Path) -> None:
@@ -79,12 +103,14 @@ def require_file(path: str | os.PathLike[str], kind: str) -> Path:
     """Return `path` as a Path if a file is there.
 
     Raises:
-        InputError: if nothing is there, or a folder.
+        InputError: if nothing is there, or no file that may be read.
     """
     path = Path(path)
     if not os.path.exists(path):  # Path.exists raises for names that are too long
         raise InputError(f"There is no {kind} at {path!s:.300}.")
     if not path.is_file():
         article = "an" if kind[0] in "aeiou" else "a"
-        raise InputError(f"{path} is a folder, not {article} {kind}.")
+        raise InputError(f"{path} is a {'folder' if path.is_dir() else 'device or a pipe'}, not {article} {kind}.")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} may not be read by this user; ask for the right to read it, or take a copy.")
     return path

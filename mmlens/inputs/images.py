@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from os import PathLike
-from typing import Annotated, BinaryIO, TypeAlias
+from typing import Annotated, Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ def is_picture(value: object) -> bool:
     if isinstance(value, Mapping):
         return bool(value) and value.keys() <= {"bytes", "path"}
     kinds = Image.Image | str | PathLike | bytes | bytearray | memoryview | np.ndarray | torch.Tensor
-    return isinstance(value, kinds) or (hasattr(value, "read") and hasattr(value, "seek"))
+    return isinstance(value, kinds) or _is_open(value)
 
 
 def load_image(picture: object) -> Image.Image:
@@ -77,9 +77,8 @@ def load_image(picture: object) -> Image.Image:
         return _read_file(picture)
     if isinstance(picture, bytes | bytearray | memoryview):
         return _decoded(bytes(picture), "A picture in bytes")
-    if hasattr(picture, "read") and hasattr(picture, "seek"):
-        picture.seek(0)
-        return _decoded(picture.read(), f"The open file {getattr(picture, 'name', '')}".rstrip())
+    if _is_open(picture):
+        return _decoded(held_picture(picture), _name_of(picture))
     if isinstance(picture, np.ndarray | torch.Tensor):
         return _from_array(np.asarray(picture.detach().cpu() if isinstance(picture, torch.Tensor) else picture))
     hint = " Pass its .image." if isinstance(getattr(picture, "image", None), Image.Image) else ""
@@ -87,6 +86,36 @@ def load_image(picture: object) -> Image.Image:
         "A picture must be a PIL image, a path, a file's bytes, an open file or an array, found "
         f"{type(picture).__name__}: {picture!r:.80}.{hint}"
     )
+
+
+def held_picture(picture: Any) -> Any:
+    """A picture that stays what it is: what an open file or a buffer holds, as bytes; anything else as it is.
+
+    Raises:
+        InputError: for a file that is closed, cannot be read from its start, or was opened as text.
+    """
+    if isinstance(picture, bytearray | memoryview):
+        return bytes(picture)
+    if not _is_open(picture):
+        return picture
+    try:
+        picture.seek(0)
+        data = picture.read()
+    except UnicodeDecodeError:
+        data = ""
+    except (OSError, ValueError) as error:
+        raise InputError(f"{_name_of(picture)} cannot be read: {error}. Open it again, or pass its path.") from error
+    if not isinstance(data, bytes):
+        raise InputError(f"{_name_of(picture)} was opened as text; open it with mode 'rb'.")
+    return data
+
+
+def _is_open(picture: object) -> bool:
+    return hasattr(picture, "read") and hasattr(picture, "seek") and not isinstance(picture, Image.Image)
+
+
+def _name_of(file: object) -> str:
+    return f"The open file {getattr(file, 'name', '')}".rstrip()
 
 
 def decoded_image(text: str) -> Image.Image:
@@ -102,9 +131,7 @@ def decoded_image(text: str) -> Image.Image:
     return _decoded(data, "The picture in base64")
 
 
-def _decoded(data: bytes | str, name: str) -> Image.Image:
-    if not isinstance(data, bytes):
-        raise InputError(f"{name} was opened as text; open it with mode 'rb'.")
+def _decoded(data: bytes, name: str) -> Image.Image:
     with _readable(name), Image.open(BytesIO(data)) as image:
         return _shown(image)
 

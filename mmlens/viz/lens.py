@@ -10,12 +10,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from PIL import Image
 
 from mmlens.analysis.lenses.result import LensSample
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Index
 from mmlens.core.palette import PARTS, SEQUENTIAL
+from mmlens.inputs.images import Picture, load_image
 from mmlens.viz.figures import LABEL, TICK, canvas, color_bar, dress, headline, heat_map, inches, name_rows
 from mmlens.viz.points import point_rows
 from mmlens.viz.words import shown, text_options
@@ -129,7 +129,7 @@ def _plot_words(
 @checked
 def plot_patch_words(
     lens: "LogitLens",
-    picture: Image.Image,
+    picture: Picture,
     *,
     point: str,
     sample: LensSample = 0,
@@ -145,6 +145,7 @@ def plot_patch_words(
         sample, image: which picture of the batch.
         figure: a matplotlib figure or subfigure to draw into; a new one by default.
     """
+    picture = load_image(picture)
     index = lens.points.index(lens.point(point))
     where = {row: column for column, row in enumerate(lens.positions[sample].tolist())}
     grid = lens.layout.grid(sample=sample, image=image)

@@ -80,3 +80,48 @@ def test_a_file_and_a_folder_do_not_take_each_others_place(tmp_path: Path) -> No
             made_folder(path)
     assert made_folder(tmp_path / "b" / "c").is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_only_files_are_replaced_and_links_lead_to_theirs(tmp_path: Path) -> None:
+    """A pipe stands for devices: whoever may do everything would lose them."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder" / "file")
+    for text in ("first", "second"):
+        with whole_file(tmp_path / "link") as temporary:
+            temporary.write_text(text)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "folder" / "file").read_text() == text
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with (
+            pytest.raises(InputError, match="is a device or a pipe, and would be replaced"),
+            whole_file(tmp_path / "pipe"),
+        ):
+            raise AssertionError
+        with pytest.raises(InputError, match="is a device or a pipe, not an edit"):
+            require_file(tmp_path / "pipe", "edit")
+
+
+def test_what_the_system_refuses_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with whole_file(tmp_path / ("x" * 250)) as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / ("x" * 250)).read_text() == "whole"
+    with (
+        pytest.raises(InputError, match=r"Cannot write .*too long; name another file"),
+        whole_file(tmp_path / ("x" * 300)),
+    ):
+        raise AssertionError
+    (tmp_path / "a").write_text("a")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="may not be read by this user"):
+        require_file(tmp_path / "a", "edit")
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "mkdir", refused)  # in a folder that is read-only
+    with (
+        pytest.raises(InputError, match=r"Cannot write .*: Permission denied in .*; name another folder"),
+        whole_file(tmp_path / "a"),
+    ):
+        raise AssertionError

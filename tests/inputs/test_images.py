@@ -155,6 +155,11 @@ def test_pictures_that_cannot_be_read_say_what_to_do(tmp_path: Path, monkeypatch
     closed.close()
     with pytest.raises(InputError, match=r"closed image.*opened again"):
         load_image(closed)
+    file, says = (tmp_path / "half.jpg").open("rb"), r"half\.jpg was opened as text; open it with mode 'rb'"
+    with file, (tmp_path / "half.jpg").open(encoding="utf-8") as text, pytest.raises(InputError, match=says):
+        load_image(text)
+    with pytest.raises(InputError, match=r"half\.jpg cannot be read: .*closed file\. Open it again, or pass its path"):
+        load_image(file)
     for size in ((0, 0), (0, 5), (5, 0)):
         with pytest.raises(InputError, match=f"must hold pixels, found {size[0]} x {size[1]}"):
             load_image(Image.new("RGB", size))

@@ -45,7 +45,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "lens": lambda: made.lens(4, 6).plot(),
     "lens of one position": lambda: made.lens(32, 1).plot(),
     "lens of 40 layers": lambda: made.lens(40, 30).plot(),
-    "words of patches": lambda: made.lens(1, 64, patches=8).plot_picture(made.picture()),
+    "words of patches": lambda: made.lens(1, 64, patches=8).plot_picture(np.asarray(made.picture())),
     "neurons": lambda: made.neurons(40, 500).plot(k=200),
     "layers": lambda: plot_layers(made.neurons(6, 50)),
     "maps": lambda: plot_maps(made.picture(), [made.heat(), made.heat()]),

@@ -210,7 +210,7 @@ class LogitLens(Viewable, Saved):
     @checked
     def plot_picture(
         self,
-        picture: Image.Image,
+        picture: Picture,
         *,
         point: str | int = -1,
         sample: LensSample = 0,

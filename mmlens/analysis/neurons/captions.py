@@ -1,7 +1,7 @@
 """The neurons behind every noun of a generated caption."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,7 @@ from mmlens.analysis.samples.chunks import chunks_of, length_of
 from mmlens.analysis.samples.sample import Data
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
-from mmlens.core.kinds import Count, Text
+from mmlens.core.kinds import Count, PathLike, Text
 from mmlens.core.names import Part
 from mmlens.core.progress import ProgressBar
 from mmlens.core.saved import Saved
@@ -75,6 +75,22 @@ class CaptionNeurons(Viewable, Saved):
             InputError: if k is not in 1..number of neurons.
         """
         return Units(unit for scores in self.scores for unit in scores.top(k))
+
+    @classmethod
+    @checked
+    def load(cls, path: PathLike, *, model: HookedMultimodal | None = None) -> "CaptionNeurons":
+        """Read what `save` wrote.
+
+        Args:
+            path: the file.
+            model: the model that wrote the caption, for words and heat maps; everything else works without.
+
+        Raises:
+            InputError: if there is no such file, or the model is another one.
+            DamagedFileError: if it was changed or cut off.
+        """
+        read = super().load(path)
+        return replace(read, scores=tuple(scores._with(model, path) for scores in read.scores))
 
     @checked
     def to_frame(self, k: Count = 5, *, words: Count = 5) -> "pd.DataFrame":

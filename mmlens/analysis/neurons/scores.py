@@ -296,8 +296,11 @@ class NeuronScores(Viewable, Saved):
             InputError: if there is no such file, or the model is another one.
             DamagedFileError: if it was changed or cut off.
         """
-        scores = super().load(path)
+        return super().load(path)._with(model, path)
+
+    def _with(self, model: HookedMultimodal | None, path: PathLike) -> "NeuronScores":
+        """The scores that a file gave, with their model where there is one."""
         if model is None:
-            return scores
-        require_same(path, scores.origin, model)
-        return replace(scores, model=model)
+            return self
+        require_same(path, self.origin, model)
+        return replace(self, model=model)

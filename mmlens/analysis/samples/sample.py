@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import Annotated, Any, TypeAlias
@@ -15,12 +15,13 @@ from mmlens.analysis.samples.items import read_item
 from mmlens.analysis.samples.regions import LazyMasks, Regions
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError
+from mmlens.core.identity import counts_with, identity_of
 from mmlens.core.kinds import Accepts, Must, Text, With
 from mmlens.core.progress import ProgressBar
 from mmlens.core.regions import Box
-from mmlens.core.wording import is_array, is_tensor, short
+from mmlens.core.wording import is_tensor, short
 from mmlens.inputs.batch import MultimodalBatch
-from mmlens.inputs.images import Picture, load_image
+from mmlens.inputs.images import Picture, held_picture, is_picture, load_image
 from mmlens.inputs.picture_tensors import PICTURE_TENSORS
 from mmlens.models.hooked import HookedMultimodal
 
@@ -71,8 +72,7 @@ def _is_tensors(value: Any) -> bool:
 
 
 def _is_dataset(value: Any) -> bool:
-    single = isinstance(value, str | bytes | Image.Image | Mapping | type) or is_array(value)
-    return isinstance(value, Iterable) and not single
+    return isinstance(value, Iterable) and not (isinstance(value, Mapping | type) or is_picture(value))
 
 
 def _with_samples(dataset: Any, name: str) -> Iterable[Any]:
@@ -100,9 +100,10 @@ def _with_samples(dataset: Any, name: str) -> Iterable[Any]:
 
 
 @checked
+@counts_with(lambda sample: sample._content)
 @dataclass(frozen=True)
 class Sample:
-    """One sample of a dataset.
+    """One sample of a dataset; equal to another that shows the same pixels and says the same, however its pictures are kept.
 
     Attributes:
         images: its pictures; empty for text alone.
@@ -137,6 +138,27 @@ class Sample:
     boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict, repr=False)
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     image_id: str | None = None
+
+    def __post_init__(self) -> None:
+        # an open file may be closed, or read by others, before the sample is; and no process could pass it on
+        object.__setattr__(self, "images", tuple(map(held_picture, self.images)))
+
+    def __eq__(self, other: object) -> bool:
+        return identity_of(self) == identity_of(other) if isinstance(other, Sample) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __repr__(self) -> str:
+        said = [(entry, getattr(self, entry.name)) for entry in fields(self) if entry.repr]
+        shown = [f"{entry.name}={short(value)}" for entry, value in said if value or entry.name == "images"]
+        return f"Sample({', '.join(shown)})"
+
+    @property
+    def _content(self) -> tuple[object, ...]:
+        """What it counts with: pixels in place of what holds them."""
+        pixels = [(picture.size, picture.tobytes()) for picture in self.pictures]
+        return (pixels, *(getattr(self, entry.name) for entry in fields(self) if entry.name != "images"))
 
     @cached_property
     def pictures(self) -> tuple[Image.Image, ...]:
@@ -206,7 +228,7 @@ def _sample(item: Any, prompt: str, number: int) -> Sample:
         return copy(item)  # the pictures that it reads are let go with it
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], str):
         return Sample(_tuple(item[0]), item[1])
-    if isinstance(item, Mapping):
+    if isinstance(item, Mapping) and not is_picture(item):
         return _from_mapping(item, prompt, number)
     if hasattr(item, "written"):  # a scene; looking for its objects would already draw their masks
         return Sample((item.image,), prompt, item.caption, LazyMasks(partial(_scene_masks, item)), item.written())

@@ -8,17 +8,21 @@ import torch
 
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError, NoPlaceError
+from mmlens.core.names import HookName
 from mmlens.core.view import View
+from mmlens.core.wording import short
 from mmlens.hooks.cache import ActivationCache
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.inputs.images import Picture, load_image
-from mmlens.viz.page.pack import DRAWN, Axis, Pack, PackArray, PackWords, Scale
+from mmlens.viz.page.pack import DRAWN, Axis, Pack, PackArray, PackWords, Scale, largest_of
 from mmlens.viz.page.packs import pack_of
 from mmlens.viz.page.show import show
 from mmlens.viz.points import point_rows
 
 _RUNS = ("clean", "edited", "difference", "control")
 _DIFFERENCE, _BESIDE = "difference", "control minus clean"
+#: What results say of what was asked for; runs that were asked something else have no difference.
+_QUESTION = ("points", "layers", "positions", "groups", "words", "metric", "direction")
 
 
 @checked
@@ -40,8 +44,8 @@ def compare(
         batch: what caches are of: their states' norms lie where its rows are, and their difference is the norm of the difference.
 
     Raises:
-        InputError: for results of different kinds or shapes, for kinds that have no numbers to lay beside each other, and for
-            caches without a batch.
+        InputError: for results of different kinds, shapes, points, positions, words or metrics, for kinds that have no
+            numbers to lay beside each other, and for caches without a batch.
 
     Example:
         >>> before = mm.lenses.attention_looks(model, batch)
@@ -54,6 +58,7 @@ def compare(
     kinds = {type(result).__name__ for result in results}
     if len(kinds) > 1:
         raise InputError(f"Results of one kind are compared, found {', '.join(sorted(kinds))}.")
+    _require_same_question(results)
     picture = None if image is None else load_image(image)
     if isinstance(clean, ActivationCache):
         if batch is None:
@@ -111,9 +116,10 @@ def runs_of(array: PackArray, values: list[np.ndarray], differences: list[np.nda
         differences: of all but the clean one; by default what is left when it is subtracted.
     """
     signed = differences is None
-    differences = [other - values[0] for other in values[1:]] if differences is None else differences
-    limit = array.limit if array.limit != "array" else max(_largest(v) for v in values)
-    change: float | Literal["each"] = "each" if limit == "each" else max(map(_largest, differences))
+    with np.errstate(invalid="ignore"):  # infinite in both
+        differences = [other - values[0] for other in values[1:]] if differences is None else differences
+    limit = array.limit if array.limit != "array" else max(largest_of(v) for v in values)
+    change: float | Literal["each"] = "each" if limit == "each" else max(map(largest_of, differences))
     made = [
         replace(array, name=f"{array.name}, {run}", values=v, run=run, limit=limit, control="", texts=None)
         for run, v in zip(("clean", "edited", "control"), values, strict=False)
@@ -138,8 +144,20 @@ def runs_of(array: PackArray, values: list[np.ndarray], differences: list[np.nda
     return [*made[:2], *changed[:1], *made[2:], *changed[1:]]
 
 
-def _largest(values: np.ndarray) -> float:
-    return float(np.nanmax(np.abs(values), initial=0))
+def _require_same_question(results: list[Any]) -> None:
+    """Refuse results that were asked for of other points, positions, words or metrics: their difference is no effect."""
+    for result, name in zip(results[1:], _RUNS[1:2] + _RUNS[3:], strict=False):
+        for what in _QUESTION:
+            asked, other = (_plain(getattr(one, what, None)) for one in (results[0], result))
+            if asked != other and not callable(asked):
+                raise InputError(
+                    f"The {name} run's result was asked for other {what}: {short(other)}, and the clean one's for "
+                    f"{short(asked)}; ask the same of all runs."
+                )
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
 def _require_alike(first: Pack, other: Pack, name: str) -> None:
@@ -159,9 +177,12 @@ def _require_alike(first: Pack, other: Pack, name: str) -> None:
 def _answer(array: PackArray, lead: list[PackArray], pack: Pack) -> tuple[str, dict[Axis, int]]:
     """What changes most, in words, and where it is, which is where the view opens."""
     by_name = {a.name.rpartition(", ")[2]: a for a in lead}
-    largest = {name: _largest(by_name[name].values) for name in (_DIFFERENCE, _BESIDE) if name in by_name}
-    place = np.unravel_index(int(np.nan_to_num(np.abs(by_name[_DIFFERENCE].values)).argmax()), array.values.shape)
+    largest = {name: largest_of(by_name[name].values) for name in (_DIFFERENCE, _BESIDE) if name in by_name}
+    change = by_name[_DIFFERENCE].values
+    place = np.unravel_index(int(np.where(np.isfinite(change), np.abs(change), -1).argmax()), array.values.shape)
     shape = array.values.shape
+    if not np.isfinite(change).any():
+        return f"Of {array.title}, no number is known in both the clean and the edited run.", {}
     where = ", ".join(
         _label(pack, axis, int(index)) for axis, index, size in zip(array.axes, place, shape, strict=True) if size > 1
     )
@@ -170,8 +191,8 @@ def _answer(array: PackArray, lead: list[PackArray], pack: Pack) -> tuple[str, d
     )
     unit = f" {array.unit}" if array.unit else ""
     start = {axis: int(index) for axis, index in zip(array.axes, place, strict=True) if axis not in DRAWN}
-    change = f"{array.title} changes by at most {largest[_DIFFERENCE]:.3g}{unit}"
-    return f"Between clean and edited, {change}{f' ({where})' if where else ''}{beside}.", start
+    said = f"{array.title} changes by at most {largest[_DIFFERENCE]:.3g}{unit}"
+    return f"Between clean and edited, {said}{f' ({where})' if where and largest[_DIFFERENCE] else ''}{beside}.", start
 
 
 def _label(pack: Pack, axis: Axis, index: int) -> str:
@@ -194,17 +215,19 @@ def _words(packs: list[Pack]) -> PackWords | None:
 def _caches(caches: list[ActivationCache], batch: MultimodalBatch, picture: Any) -> Pack:
     """Norms of states where the first sample's rows lie, point by point, and of their difference."""
     names = [name for name in caches[0] if all(name in cache for cache in caches)]
-    names = [name for name in names if caches[0].axes.get(name) == "batch pos d_model"]
+    width = batch.layout.is_token.shape[1]
+    names = [n for n in names if caches[0].axes.get(n) == "batch pos d_model" and HookName.parse(n).part == "language"]
+    names = [name for name in names if all(cache[name].shape[1] == width for cache in caches)] or names
     if not names:
         raise InputError(
             "The caches share no points of the language model's stream [batch pos d_model]; cache some, "
             "names='blocks.*.hook_resid_post'."
         )
     states = [torch.stack([cache[name][0].float() for name in names]) for cache in caches]
-    if len({s.shape for s in states}) > 1 or states[0].shape[1] != batch.layout.is_token.shape[1]:
+    if len({s.shape for s in states}) > 1 or states[0].shape[1] != width:
         raise InputError(
             f"The caches hold {[list(s.shape[1:]) for s in states]} rows by d_model, and the batch has "
-            f"{batch.layout.is_token.shape[1]} positions; cache all positions of one batch."
+            f"{width} positions; cache all positions of one batch."
         )
     norms = [s.norm(dim=-1).numpy() for s in states]
     differences = [(s - states[0]).norm(dim=-1).numpy() for s in states[1:]]

@@ -18,7 +18,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from mmlens.core.palette import DIVERGING, OVER_PICTURE
-from mmlens.viz.page.pack import Pack, PackArray, PackWords, Sheet
+from mmlens.viz.page.pack import Pack, PackArray, PackWords, Sheet, largest_of
 
 _STEPS, _SIGNED_STEPS = 254, 127
 #: So many numbers of an array are kept as they are: 16 kB.
@@ -69,8 +69,8 @@ def encode_array(array: PackArray) -> dict[str, Any]:
     values = np.asarray(array.values, dtype=np.float32)
     apart = min(values.ndim - 1, 1 if values.ndim < 4 else 2)
     pieces = list(values.reshape(-1, *values.shape[apart:]))
-    least = float(np.nanmin(values)) if np.isfinite(values).any() else 0.0
-    largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
+    least, largest = float(values[np.isfinite(values)].min(initial=np.inf)), largest_of(values)
+    least = least if np.isfinite(least) else 0.0
     signed = bool(least < 0)
     exact = values.size <= EXACT
     blank = [bool(np.isnan(piece.flat[0]) and np.isnan(piece).all()) for piece in pieces]

@@ -94,6 +94,11 @@ class Slider:
     start: int = 40
 
 
+def largest_of(values: np.ndarray) -> float:
+    """The largest magnitude among the finite numbers; 0 where there are none."""
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0))
+
+
 @dataclass(frozen=True)
 class PackTable:
     """Rows that are folded away below the view.

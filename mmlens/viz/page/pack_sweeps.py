@@ -7,7 +7,7 @@ from mmlens.analysis.metrics import unit_of
 from mmlens.analysis.patching.result import PatchSweep
 from mmlens.viz.grids import grids_of
 from mmlens.viz.page.boxes import numbers
-from mmlens.viz.page.pack import Axis, Pack, PackArray, PackTable
+from mmlens.viz.page.pack import Axis, Pack, PackArray, PackTable, largest_of
 from mmlens.viz.points import parse_point, point_rows
 
 #: More columns than this are drawn in the folded table alone.
@@ -19,7 +19,7 @@ def sweep_pack(sweep: PatchSweep, picture: Image.Image | None, run: bool = False
     """Effects of a sweep: over the picture, if there is one and groups have places in it, and as heat maps."""
     unit = unit_of(sweep.metric)
     effect = numbers(sweep.effect.mean(-1))
-    limit = float(np.nanmax(np.abs(effect))) if np.isfinite(effect).any() else 0.0
+    limit = largest_of(effect)
     arrays: list[PackArray] = []
     labels: dict[Axis, list[str]] = {}
     notes: list[str] = []

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from mmlens.core.palette import DIVERGING, OVER_PICTURE
-from mmlens.viz.page.pack import Pack
+from mmlens.viz.page.pack import Pack, largest_of
 
 #: The longer side, in pixels.
 SIDE = 320
@@ -28,11 +28,11 @@ def still_of(pack: Pack) -> Image.Image | None:
     if array is None or boxes is None:
         return picture
     values = array.values[tuple(pack.start.get(axis, 0) for axis in array.axes[:-1])][: len(boxes)]
-    largest = float(np.nanmax(np.abs(values), initial=0))
+    largest = largest_of(values)
     limit = (array.limit if isinstance(array.limit, float) else largest) or 1.0
     signed = array.scale == "signed"
     share = values / (2 * limit) + 0.5 if signed else values / limit
-    colors = colormaps[DIVERGING if signed else OVER_PICTURE](np.nan_to_num(share))[:, :3] * 255
+    colors = colormaps[DIVERGING if signed else OVER_PICTURE](np.nan_to_num(share, posinf=1.0, neginf=0.0))[:, :3] * 255
     pixels = np.array(picture, dtype=np.float32)
     reach = 1.0 if array.scale == "range" else np.minimum(1, np.abs(np.nan_to_num(values)) / limit)
     weights = np.broadcast_to(_WEIGHT * signed + _STRONGEST * reach, values.shape)

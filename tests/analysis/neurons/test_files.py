@@ -6,9 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from mmlens.analysis.neurons.captions import CaptionNeurons
 from mmlens.analysis.neurons.find import find_neurons
 from mmlens.analysis.neurons.methods.gradient_x_activation import GradientXActivation
 from mmlens.analysis.neurons.scores import NeuronScores
+from mmlens.analysis.nouns.caption_nouns import CaptionWord
 from mmlens.analysis.samples.sample import Sample
 from mmlens.core import positions
 from mmlens.core.errors import InputError
@@ -66,6 +68,20 @@ def test_without_a_model_all_is_there_but_words_and_maps(llava: Subject, tmp_pat
     NeuronScores.load(tmp_path / "again.safetensors", model=llava.model)
     with pytest.raises(InputError, match="which holds no picture; pass batch="):
         NeuronScores.load(tmp_path / "red.safetensors", model=llava.model).heatmap()
+
+
+def test_neurons_of_a_caption_have_their_words_again_with_the_model(
+    llava: Subject, qwen: Subject, tmp_path: Path
+) -> None:
+    scores = found(llava)
+    neurons = CaptionNeurons("a circle", (CaptionWord("circle", 1, (5,)),), (scores,))
+    neurons.save(tmp_path / "caption")
+    again = CaptionNeurons.load(tmp_path / "caption", model=llava.model)
+    assert again.to_frame(3).equals(neurons.to_frame(3))
+    assert again["circle"].words(2) == scores.words(2)
+    assert "words" not in CaptionNeurons.load(tmp_path / "caption").to_frame(3)
+    with pytest.raises(InputError, match="another class"):
+        CaptionNeurons.load(tmp_path / "caption", model=qwen.model)
 
 
 def test_another_model_is_refused(llava: Subject, qwen: Subject, tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """A dataset in any of its forms gives the same samples."""
 
+import base64
+import pickle
 from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from mmlens import lab
 from mmlens.analysis.samples.regions import LazyMasks
 from mmlens.analysis.samples.sample import Sample, as_samples, batches
 from mmlens.core.errors import InputError
+from mmlens.core.identity import identity_of
 from tests.conftest import Subject
 
 
@@ -17,6 +22,31 @@ def test_every_form_of_a_picture_is_the_same_sample() -> None:
     image = lab.scene(3).image
     forms = [image, np.asarray(image), (image, "describe the image"), {"image": image}, {"images": [image]}]
     assert len({sample.key for sample in as_samples([*forms, Sample((image,)), lab.scene(3)])}) == 1
+
+
+def test_a_sample_is_its_pixels_whatever_holds_them(tmp_path: Path) -> None:
+    image = lab.scene(3).image
+    image.save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    opened = (tmp_path / "a.png").open("rb")
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    holders = [str(tmp_path / "a.png"), data, bytearray(data), memoryview(data), BytesIO(data), opened, url]
+    holders += [{"bytes": data, "path": None}, {"path": str(tmp_path / "a.png")}, np.asarray(image)]
+    samples = [Sample((holder,), regions={"moon": np.eye(2, dtype=bool)}) for holder in holders]
+    opened.close()
+    truth = Sample((image,), regions={"moon": np.eye(2, dtype=bool)})
+    for sample in samples:
+        again = pickle.loads(pickle.dumps(sample))
+        assert sample == again == truth
+        assert identity_of(sample) == identity_of(truth)
+        assert len(repr(sample)) < 150
+    assert len({*samples, truth}) == 1
+    assert Sample((image,)) != truth
+    assert Sample((image,), answer="a") != Sample((image,))
+    assert {sample.key for sample in as_samples([*holders[:5], *holders[6:]])} == {truth.key}
+    for holder in (*holders[:5], *holders[6:]):
+        with pytest.raises(InputError, match=r"put a single one into a list|holds tensors"):
+            as_samples(holder)  # type: ignore[arg-type]
 
 
 def test_the_key_changes_with_a_pixel_and_with_the_prompt() -> None:

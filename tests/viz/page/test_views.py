@@ -16,6 +16,7 @@ from mmlens.core.view import View
 from mmlens.viz.page.compare import compare
 from mmlens.viz.page.pack import PackWords
 from mmlens.viz.page.show import BUDGET, show, view_of
+from tests.tiny import instructblip
 from tests.viz import made
 from tests.viz.page.test_browser import HOVER, chromium, hover, opened, pack, page, status  # noqa: F401 - fixtures
 from tests.viz.test_drawings import circuit
@@ -238,3 +239,45 @@ def test_only_what_has_the_same_places_is_compared() -> None:
         compare(heat, replace(heat, values=heat.values[:5, :5]))
     with pytest.raises(InputError, match="no maps to lay beside each other"):
         compare(made.edits(2), made.edits(2))
+
+
+@pytest.mark.parametrize(
+    ("result", "changes", "what"),
+    [
+        (made.lens(2, 3), {"points": ("blocks.7.hook_resid_post", "blocks.8.hook_resid_post")}, "points"),
+        (made.lens(2, 3), {"positions": torch.tensor([[0, 1, 3]])}, r"positions: \[\[0, 1, 3\]\]"),
+        (made.sweep(["a", "b"], ["c"]), {"points": ["a", "c"]}, r"points: \['a', 'c'\]"),
+        (made.sweep(["a", "b"], ["c"]), {"groups": ["d"]}, "groups"),
+        (made.sweep(["a", "b"], ["c"]), {"direction": "noise"}, "direction: 'noise'"),
+        (made.sweep(["a", "b"], ["c"]), {"metric": "another"}, "metric: 'another'"),
+    ],
+)
+def test_runs_that_were_asked_something_else_are_not_compared(result: Any, changes: dict[str, Any], what: str) -> None:
+    assert "changes by at most 0; no control" in compare(result, result).text.replace(" logits", "")
+    with pytest.raises(InputError, match=f"The edited run's result was asked for other {what}"):
+        compare(result, replace(result, **changes))
+    with pytest.raises(InputError, match=f"The control run's result was asked for other {what}"):
+        compare(result, result, replace(result, **changes))
+
+
+def test_what_is_not_finite_is_no_change_and_no_scale() -> None:
+    heat = made.heat()
+    values = heat.values.clone()
+    values[0, 0], values[1, 1] = float("inf"), float("nan")
+    broken = replace(heat, values=values)
+    assert "Infinity" not in broken.view().html
+    text = compare(
+        broken, replace(broken, values=values + 0.25 * (torch.arange(values.numel()).view_as(values) == 9))
+    ).text
+    assert "changes by at most 0.25 (patch 9)" in text
+    nothing = replace(heat, values=torch.full_like(values, float("nan")))
+    assert "no number is known in both" in compare(heat, nothing).text
+
+
+def test_caches_with_points_of_a_query_former_are_compared_where_the_stream_is() -> None:
+    model = instructblip()
+    batch = model.prepare("what color is", images=made.picture())
+    cache = model.run_with_cache(batch)[1]
+    assert compare(cache, cache, batch=batch).text.startswith(
+        "Between clean and edited, norm of the state changes by at most 0;"
+    )
