@@ -18,7 +18,8 @@ batch.layout
 
 # %% [markdown]
 # The vision tower cuts the picture into patches. The projector makes an image token of each, and these stand in the prompt like
-# words.
+# words. A *row* is one position of a tower's sequence, counted from 0: its states are the rows of matrices `[pos d_model]`. The
+# language model's sequence begins with text, so its rows of the picture are others than the numbers of the patches.
 #
 # **Exercise rows.1** (★) Which rows of the language model touch the moon? `batch.layout.patches(box=...)` goes from pixels to
 # rows.

@@ -19,8 +19,8 @@ twin.image.resize((240, 240))
 # %% [markdown]
 # The twin differs in nothing but the moon's colour. Whatever differs between the two runs is about this colour.
 #
-# **Exercise patching.1** (★) How far apart are the runs: the lead of "red" over "blue" about the red moon, minus the same about
-# the blue one, in logits?
+# **Exercise patching.1** (★) How wide is the *gap* between the runs: the lead of "red" over "blue" about the red moon, minus
+# the same about the blue one, in logits? The lead of a word is its logit at the last position minus the other's.
 
 # %%
 ### BEGIN SOLUTION
@@ -35,7 +35,7 @@ mm.lab.check("patching.1", answer, model=model)
 # `mm.patch` puts states of the clean run into the run about the blue moon, one place at a time, and says what changes.
 #
 # **Exercise patching.2** (★) What do the clean states at the moon's patches (`mm.positions.box(moon.box)`), in front of layer
-# 1, bring back?
+# 1, bring back of it, in logits? All patches of the moon at once.
 
 # %%
 ### BEGIN SOLUTION
@@ -63,8 +63,9 @@ mm.lab.check("patching.3", answer, model=model)
 # The layer before that one moves the colour. Its heads 2, 3 and 4 each bring back a little when patched alone at the last
 # position.
 #
-# **Exercise patching.4** (★★★) What do the three bring back *together*? One hook on `blocks.2.attn.hook_z` (`[batch pos head
-# d_head]`) that puts the clean z of all three in at the last position.
+# **Exercise patching.4** (★★★) What do the three bring back *together*, in logits? A head's *z* is what it has gathered from the
+# rows that it looks at, in front of its output weights. Write one hook on `blocks.2.attn.hook_z` (`[batch pos head d_head]`) that
+# puts the clean z of all three in at the last position.
 
 # %%
 ### BEGIN SOLUTION

@@ -16,8 +16,9 @@ batch = model.prepare("what color is the moon", images=scene.image)
 rows = batch.layout.patches(box=moon.box)
 
 # %% [markdown]
-# The lens reads a state inside the model as if it were the last one: final norm, unembedding, softmax. `mm.logit_lens` does it
-# for many states and words at once; `lens.word_probabilities` is `[sample point row word]`.
+# The lens reads a state inside the model as if it were the last one: final norm, unembedding (the matrix that turns states into
+# logits), softmax. `mm.logit_lens` does it for many states and words at once; `lens.word_probabilities` is `[sample point row
+# word]`.
 #
 # **Exercise lens.1** (★★) Which probability of "red" does the lens read at the last position behind block 0?
 

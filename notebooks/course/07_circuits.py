@@ -16,7 +16,8 @@ metric = mm.metrics.logit_difference(planted.truth.word, planted.truth.default_w
 print(model.answer(planted.image(), planted.prompt), model.answer(planted.image(present=False), planted.prompt))
 
 # %% [markdown]
-# **Exercise circuits.1** (★★) Which heads carry the colour to the answer? Patch each head's z, at all positions.
+# **Exercise circuits.1** (★★) Which heads carry the colour to the answer? Patch each head's z, at all positions. Heads are named
+# as they print: "L1.h0" is head 0 of layer 1.
 
 # %%
 ### BEGIN SOLUTION
@@ -32,8 +33,8 @@ mm.lab.check("circuits.1", answer)
 #
 # Two heads in two layers: either both look at the picture, or one brings the colour to some word, and the other reads it there.
 #
-# **Exercise circuits.2** (★★) What does the answer's lead change by when the *last position* cannot look at the picture, in any
-# layer?
+# **Exercise circuits.2** (★★) `mm.KnockOut(queries, keys)` keeps some rows from looking at others, in all layers. By how much
+# does the lead of the answer ("red" over "black") change when the *last position* cannot look at the picture?
 
 # %%
 ### BEGIN SOLUTION
@@ -81,7 +82,8 @@ answer = sweep.effect.flatten() / (sweep.clean - sweep.corrupted)
 mm.lab.check("circuits.4", answer)
 
 # %% [markdown]
-# `mm.find_circuit` scores all edges between such nodes at once; here is what it finds where the truth is known.
+# A circuit is a graph: its nodes are parts of the model (heads, or the attention of a layer), an edge is what one writes and
+# another reads. `mm.find_circuit` scores all edges at once; here is what it finds where the truth is known.
 
 # %%
 mm.find_circuit(model, (clean, other), metric=metric, nodes="attention", progress=False).strongest(6)

@@ -12,7 +12,7 @@ scene = mm.lab.scene(seed=30)
 batch = model.prepare("what color is the moon", images=scene.image)
 neurons = mm.find_neurons(model, batch, token="red").top(20)
 edit = mm.edits.replace_token(model, batch, source="red", target="blue", neurons=neurons, progress=False)
-with model.edited(edit):  # bit-equal again behind it
+with model.edited(edit):  # afterwards the weights are what they were, to the bit
     print(model.answer(scene.image, "what color is the moon"))
 edit
 

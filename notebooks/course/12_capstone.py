@@ -2,7 +2,7 @@
 # # 12. Capstone: a model that nobody has told anything about
 #
 # **75 minutes, level 4.** You will be able to say what the answer of an unknown model hangs on, how that gets to where it is
-# said, and what makes the answer of it. Its weights were set by hand, so there is a truth; it knows one question and pictures
+# said, and what turns it into the answer. Its weights were set by hand, so there is a truth; it knows one question and pictures
 # of nine patches.
 
 # %%
@@ -25,7 +25,7 @@ metric = mm.metrics.logit_difference(*words)
 sweep = mm.patch(model, one, other, at="hook_embed", positions=mm.positions.grid(1), metric=metric, progress=False)
 answer = sweep.effect.flatten().argmax()
 ### END SOLUTION
-mm.lab.check("capstone.1", answer)
+mm.lab.check("capstone.1", answer, model=model)
 
 # %% [markdown]
 # **Exercise capstone.2** (★★) Which head brings it to the last position?
@@ -37,11 +37,11 @@ heads = mm.patch(
 )
 answer = heads.cells(1)[0].units
 ### END SOLUTION
-mm.lab.check("capstone.2", answer)
+mm.lab.check("capstone.2", answer, model=model)
 
 # %% [markdown]
-# **Exercise capstone.3** (★★★) What makes the answer of what arrives: `"a neuron writes the answer"`, `"a direction decides"`
-# or `"the colour itself is the answer"`?
+# **Exercise capstone.3** (★★★) What turns the colour, once it is at the last position, into the answer: `"a neuron writes the
+# answer"`, `"a direction decides"` or `"the colour itself is the answer"`?
 
 # %%
 ### BEGIN SOLUTION
@@ -50,16 +50,17 @@ with model.intervene(mm.Ablate(neuron)):
     without = model.to_string(model(one)[0, -1].argmax())
 answer = "a neuron writes the answer" if without != words[0] else "a direction decides"
 ### END SOLUTION
-mm.lab.check("capstone.3", answer)
+mm.lab.check("capstone.3", answer, model=model)
 
 # %% [markdown]
-# **Exercise capstone.4** (★★★) If a neuron does: which?
+# **Exercise capstone.4** (★★★) If a neuron does: which? If none does, answer `[]`.
 
 # %%
 ### BEGIN SOLUTION
 answer = neuron
 ### END SOLUTION
-mm.lab.check("capstone.4", answer)
+mm.lab.check("capstone.4", answer, model=model)
 
 # %% [markdown]
-# `mm.lab.unknown(seed=1)`, `2`, ... are others. What would have convinced you that you are wrong? That question is the course.
+# `mm.lab.unknown(seed=1)`, `2`, ... are others; the checks judge the model that they are given. What would have convinced you
+# that you are wrong? That question is the course.

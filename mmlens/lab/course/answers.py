@@ -1,11 +1,13 @@
 """Kinds of answers: how each is read, when two of them agree, and what is told of one that is off."""
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from mmlens.core.errors import InputError
 from mmlens.core.units import Unit
 
 
@@ -15,7 +17,7 @@ class Number:
 
     Attributes:
         unit: of the number.
-        relative: share of the truth that it may be off by.
+        relative: share of the truth that it may be off by; 0 for numbers that count or name something, which are whole.
         absolute: what it may be off by in any case.
     """
 
@@ -29,7 +31,9 @@ class Number:
         return f"one number ({self.unit})"
 
     def read(self, answer: Any) -> float | None:
-        """The number; of a tensor, its only entry."""
+        """The number; of a tensor or a list, its only entry."""
+        if isinstance(answer, list | tuple) and len(answer) == 1:
+            return self.read(answer[0])
         try:
             value = answer.detach() if isinstance(answer, torch.Tensor) else answer
             return None if isinstance(answer, str | bool) else float(value)
@@ -38,12 +42,20 @@ class Number:
 
     def agree(self, answer: float, truth: float) -> bool:
         """Whether it lies within the tolerance."""
+        if self.relative == 0 and not answer.is_integer():
+            return False
         return abs(answer - truth) <= self.absolute + self.relative * abs(truth)
 
     def compare(self, answer: float, truth: float) -> str:
         """Its sign and size beside the truth's."""
-        if answer * truth < 0 and abs(answer) > 0.05 * abs(truth):
+        if not math.isfinite(answer):
+            return f"{answer} is no finite number"
+        if self.relative == 0 and not answer.is_integer():
+            return f"{answer:.4g} is no whole number ({self.unit})"
+        if self.agree(-answer, truth):
             return "the sign is the other way round"
+        if self.unit in ("row", "patch", "concept"):  # names, of which none is more than another
+            return f"it is not {self.unit} {answer:g}"
         share = abs(answer - truth) / max(abs(truth), 1e-9)
         size = "much " if share > 0.5 else ""
         return f"{answer:.4g} is {size}too {'large' if answer > truth else 'small'}"
@@ -67,7 +79,9 @@ class Choice:
     def read(self, answer: Any) -> str | None:
         """The word, without spaces around it."""
         word = answer.strip() if isinstance(answer, str) else None
-        return word if not self.words or word in self.words else None
+        if word is None or not self.words:
+            return word
+        return next((known for known in self.words if known.casefold() == word.casefold()), None)
 
     def agree(self, answer: str, truth: str) -> bool:
         """Whether it is the word, in small or large letters."""
@@ -93,17 +107,25 @@ class Items:
     @property
     def must_be(self) -> str:
         """Several of the things."""
-        return f"{self.noun}s, as a list or a tensor"
+        return f"{self.noun}s, as units or their names" if self._are_units else f"{self.noun}s, as a list or a tensor"
+
+    @property
+    def _are_units(self) -> bool:
+        return self.noun in ("head", "neuron")
 
     def read(self, answer: Any) -> frozenset[Any] | None:
         """The set of things: numbers as numbers, units by their names."""
+        if self._are_units and isinstance(answer, Unit | str):
+            answer = [answer]
         if isinstance(answer, torch.Tensor):
             answer = answer.flatten().tolist()
-        if isinstance(answer, str) or not isinstance(answer, Iterable):
+        if isinstance(answer, str | dict) or not isinstance(answer, Iterable):
             return None
         try:
-            return frozenset(str(item) if isinstance(item, Unit) else item for item in answer)
-        except TypeError:
+            if self._are_units:
+                return frozenset(str(item if isinstance(item, Unit) else Unit.parse(item)) for item in answer)
+            return frozenset(answer)
+        except (TypeError, InputError):
             return None
 
     def agree(self, answer: frozenset[Any], truth: frozenset[Any]) -> bool:
@@ -114,11 +136,11 @@ class Items:
 
     def compare(self, answer: frozenset[Any], truth: frozenset[Any]) -> str:
         """How many are right, too many and missing."""
-        parts = [f"{len(answer & truth)} of {len(answer)} {self.noun}s are right"]
+        parts = [f"{len(answer & truth)} of {len(answer)} {self.noun}s right"]
         if answer - truth:
-            parts.append(f"{len(answer - truth)} do not belong there")
+            parts.append(f"{len(answer - truth)} too many")
         if truth - answer:
-            parts.append(f"{len(truth - answer)} are missing")
+            parts.append(f"{len(truth - answer)} missing")
         return ", ".join(parts)
 
 

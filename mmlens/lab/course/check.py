@@ -1,10 +1,13 @@
 """An answer to an exercise of the course, held against the truth."""
 
 import difflib
+from collections.abc import Sized
+from functools import lru_cache
 from typing import Any
 
 import torch
 
+from mmlens.architectures.loading import without_bars
 from mmlens.core.errors import InputError
 from mmlens.lab.checkpoints import WEIGHTS
 from mmlens.lab.course.exercise import Exercise, Grade
@@ -32,9 +35,27 @@ def checked_answer(exercise: str, answer: Any, model: HookedMultimodal | None) -
         return Grade(exercise, False, f"no answer yet. {wanted}")
     value = question.kind.read(answer)
     if value is None:
-        return Grade(exercise, False, f"this is an answer of another kind, {type(answer).__name__}. {wanted}")
+        return Grade(exercise, False, f"{_described(answer)} is not what is asked for. {wanted}")
     with torch.no_grad():
-        return _judged(question, value, HookedMultimodal.from_pretrained(WEIGHTS) if model is None else model)
+        return _judged(question, value, _lab_model() if model is None else model)
+
+
+@lru_cache(maxsize=1)
+def _lab_model() -> HookedMultimodal:
+    with without_bars():
+        return HookedMultimodal.from_pretrained(WEIGHTS, dtype="float32")
+
+
+def _described(answer: Any) -> str:
+    """An answer of another kind in a few words."""
+    if answer is None:
+        return "None (does a function lack its return?)"
+    if isinstance(answer, str | bool | int | float):
+        return repr(answer)
+    name = type(answer).__name__
+    if isinstance(answer, torch.Tensor):
+        return f"a tensor of shape {list(answer.shape)}"
+    return f"a {name} of {len(answer)}" if isinstance(answer, Sized) else f"a value of the class {name}"
 
 
 def _judged(question: Exercise, value: Any, model: HookedMultimodal) -> Grade:

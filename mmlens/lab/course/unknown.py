@@ -1,6 +1,7 @@
 """The model of the capstone: planted, and shown without what was planted."""
 
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,8 @@ from mmlens.lab.weight_built import Planted, Truth, build_pair
 from mmlens.lab.world import PlantedKind
 from mmlens.models.hooked import HookedMultimodal
 
+#: What was planted in the models that were shown, so that each is judged by its own truth.
+_SHOWN: WeakKeyDictionary[HookedMultimodal, Planted] = WeakKeyDictionary()
 _KINDS: tuple[PlantedKind, ...] = ("neuron", "direction", "patch")
 
 
@@ -57,4 +60,12 @@ def _kind(seed: int) -> PlantedKind:
 def unknown_model(seed: int = 0) -> UnknownModel:
     """A planted model of a kind that is not said; see `mmlens.lab.unknown`."""
     pair = build_pair(_kind(seed), seed=seed)
-    return UnknownModel(HookedMultimodal(pair.model, pair.processor), pair.prompt, pair)
+    model = HookedMultimodal(pair.model, pair.processor)
+    _SHOWN[model] = pair
+    return UnknownModel(model, pair.prompt, pair)
+
+
+def shown_model(model: HookedMultimodal) -> UnknownModel:
+    """The unknown model that a hooked model is of; the first of them for all other models."""
+    pair = _SHOWN.get(model)
+    return unknown_model() if pair is None else UnknownModel(model, pair.prompt, pair)

@@ -56,7 +56,7 @@ EXERCISES = (
     Exercise(
         "attention.2",
         "the heads of layer 0, by number, that give more than half of the last position's attention to the moon's rows",
-        Items("head"),
+        Items("head number"),
         lambda model: (_share(model, 0, moon_rows(model)) > 0.5).nonzero()[:, 0].tolist(),
         "the same share as before, head by head.",
         (

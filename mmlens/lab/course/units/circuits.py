@@ -81,7 +81,8 @@ EXERCISES = (
     ),
     Exercise(
         "circuits.2",
-        "what the answer's lead changes by in that model when the last position cannot look at the picture, in any layer",
+        "by how much the lead of the answer over planted.truth.default_word changes in that model when the last position "
+        "cannot look at the picture, in any layer",
         Number("logits", absolute=0.05),
         lambda model: _cut_change(_planted(), "last"),
         'mm.KnockOut(queries="last", keys="image"), and the logit difference of the answer and planted.truth.default_word.',
@@ -110,7 +111,7 @@ EXERCISES = (
         (
             Slip(
                 lambda model: _recovered(lambda word: [-1]),
-                "that is at the last position, which gets the colour from the word and not from the picture.",
+                "nothing comes back at the last position, nor by another head: the first one writes at the question's word.",
             ),
         ),
         lambda model: 0.3,

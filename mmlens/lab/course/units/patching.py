@@ -73,6 +73,9 @@ EXERCISES = (
         'mm.patch(model, clean, corrupted, at="blocks.1.hook_resid_pre", positions=mm.positions.box(moon.box), metric=...).',
         (
             Slip(_noising, "there the blue moon went into the clean run; here the clean states go into the blue run."),
+            Slip(
+                lambda model: _moon_effect(model) / _whole(model), "that is a share of the gap; logits are asked for."
+            ),
             Slip(_rest_effect, "those are the rows of the rest of the picture."),
             Slip(
                 lambda model: _moon_effect(model, LAYER + 1), "in front of a later layer: the colour has left by then."
@@ -105,7 +108,10 @@ EXERCISES = (
                 lambda model: sum(_head_effects(model, (head,)) for head in HEADS),
                 "that is the sum of the three patched one by one; effects of patches need not add up.",
             ),
-            Slip(lambda model: _head_effects(model, (0, 1, 5)), "those are the other heads of the layer."),
+            Slip(
+                lambda model: _head_effects(model, (0, 1, 5)),
+                "those are the other heads of the layer; or is it a share of the gap? Logits are asked for.",
+            ),
         ),
         lambda model: _head_effects(model, (5,)),
     ),

@@ -40,7 +40,7 @@ EXERCISES = (
         "the rows of the language model whose patches touch the moon of scene 30",
         Items("row"),
         moon_rows,
-        "batch.layout.patches(moon.box) goes from pixels to rows.",
+        "batch.layout.patches(box=moon.box) goes from pixels to rows of the language model, counted from its first token.",
         (
             Slip(
                 moon_patches, "those are numbers of patches: in the language model the picture begins behind some text."
