@@ -17,8 +17,9 @@ print(model.answer(scene.image, "what color is the moon"))
 # %% [markdown]
 # ## What one neuron adds
 #
-# A neuron of an MLP multiplies a row of the output matrix by its activation, and adds that to the stream. Read by the
-# unembedding of a word it is a number of logits: *activation × (output row · unembedding)* (Pan et al., ACL Findings 2024).
+# A neuron of an MLP multiplies a row of the output matrix `W_out` by its activation, and adds that to the stream. Read by the
+# unembedding of a word, its column of `model.W_U`, it is a number of logits: *activation × (output row · unembedding)* (Pan et
+# al., ACL Findings 2024).
 #
 # **Exercise neurons.1** (★★) What does neuron 543 of layer 3 add to the logit of "red" at the last position?
 
