@@ -30,7 +30,8 @@ mm.lab.check("concepts.1", answer, model=model)
 # %% [markdown]
 # ## Eight concepts
 #
-# A concept bank writes each state as a sum of a few vectors; by k-means each state belongs to one, the one of its largest code.
+# A concept bank writes each state as a sum of a few vectors, its *concepts*; how much of each goes into a state is the state's
+# *code*. By k-means each state belongs to one concept, that of its largest code.
 
 # %%
 bank = mm.extract_concepts(states, 8, method="kmeans")

@@ -34,7 +34,11 @@ def shifts(style):
 
 
 # %% [markdown]
-# **Exercise shift.1** (★★) How long is the mean shift by "place", beside the mean length of the base states?
+# A *shift* is what fine-tuning adds to one state: the fine-tune's state minus the base's, at the same noun about the same scene.
+# `shifts("place")` gives the base states and their shifts by the fine-tune "place", whose captions begin with the ground.
+#
+# **Exercise shift.1** (★★) How long is the mean shift by "place", beside the mean length of the base states (one number: the
+# first over the second)?
 
 # %%
 ### BEGIN SOLUTION
