@@ -1,5 +1,6 @@
 """What runs would refuse, told before anything runs."""
 
+from mmlens.core.errors import InputError
 from mmlens.inputs.batch import MultimodalBatch
 from mmlens.models.contrast.method import ContrastMethod
 from mmlens.models.dual_encoder import require_tensors
@@ -7,13 +8,23 @@ from mmlens.models.hooked import HookedMultimodal
 from mmlens.models.runs import Runs
 
 
-def refuse_forward(model: HookedMultimodal, batch: MultimodalBatch) -> None:
+def refuse_forward(model: HookedMultimodal, batch: MultimodalBatch, what: str) -> None:
     """Refuse a batch that the model's forward pass needs more for, as families do that read every text with a picture.
+
+    Args:
+        model: the hooked model.
+        batch: which was made for it, without pictures.
+        what: is done without pictures, for the message.
 
     Raises:
         InputError: if it does.
     """
-    require_tensors(model.hf_model.forward, batch.inputs)
+    try:
+        require_tensors(model.hf_model.forward, batch.inputs)
+    except InputError as error:
+        raise InputError(
+            f"{what} run without pictures, which the family {model.family.name} cannot: {error}"
+        ) from error
 
 
 def refuse_generation(

@@ -68,9 +68,10 @@ def contextual_index(
         raise InputError(
             f"No token of the {len(texts)} texts lies behind the first {first}; give longer texts, or first=0."
         )
-    refuse_forward(model, model.batch({"input_ids": pieces[0][0], "attention_mask": torch.ones_like(pieces[0][0])}))
+    text = model.batch({"input_ids": pieces[0][0], "attention_mask": torch.ones_like(pieces[0][0])})
+    refuse_forward(model, text, "The texts of an index")
     said = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    rule = f"words of {len(texts)} texts ({said}) from the {first}th on, {most} contexts each"
+    rule = f"words of {len(texts)} texts ({said}) behind the first {first}, {most} contexts each"
     question = CollectionConfig.of(model, tuple(names), rule=rule, prompt="", max_new_tokens=0, dtype="float16")
     folder = None if into is None else StoreFolder(Path(into), question, Process())
     if folder is not None and (Path(into or "") / "store.json").is_file():

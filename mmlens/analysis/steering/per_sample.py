@@ -136,7 +136,7 @@ def unseen(model: HookedMultimodal, batch: MultimodalBatch) -> MultimodalBatch:
         InputError: for samples without a picture, and models that take no prompt without one.
     """
     blind = PAI().second(model, batch)
-    refuse_forward(model, blind)
+    refuse_forward(model, blind, "Visual vectors are differences from states that prompts have where they")
     return blind
 
 
