@@ -42,6 +42,7 @@ class AttentionLooks(Viewable, Saved):
         picture: the picture, if the batch holds it.
         layout: of the batch.
         sample, image: which picture.
+        frame: which frame of it, if it is a video.
 
     Example:
         >>> import mmlens as mm
@@ -59,6 +60,7 @@ class AttentionLooks(Viewable, Saved):
     layout: TokenLayout | None = field(default=None, repr=False, compare=False)
     sample: int = 0
     image: int = 0
+    frame: int | None = None
 
     def __repr__(self) -> str:
         layer, head, query = self.most
@@ -98,10 +100,11 @@ class AttentionLooks(Viewable, Saved):
         look = look if layer is None else look[self.layers.index(layer)][None]
         look = look if head is None else look[:, head][:, None]
         rows = torch.zeros(self.layout.is_token.shape[1])
-        rows[self.layout.grid(sample=self.sample, image=self.image).rows] = look.mean((0, 1))
+        place: dict[str, Any] = {"sample": self.sample, "image": self.image, "frame": self.frame}
+        rows[self.layout.grid(**place).rows] = look.mean((0, 1))
         where = f"layer {layer}" if layer is not None else f"layers {self.layers[0]} to {self.layers[-1]}"
         title = f"attention of {self.queries[query]!r}, {where}" + ("" if head is None else f", head {head}")
-        return map_of_rows(self.layout, rows, sample=self.sample, image=self.image, title=title)
+        return map_of_rows(self.layout, rows, title=title, **place)
 
     @checked
     def view(self, image: Any = None, *, heads: Literal["best", "all"] = "best") -> View:
@@ -161,6 +164,7 @@ def attention_looks(
     layers: Several[Index] | None = None,
     sample: Index = 0,
     image: Index = 0,
+    frame: Index | None = None,
 ) -> AttentionLooks:
     """Attention of each token to each patch, in one pass, without averaging over heads or layers; `attention_map` averages.
 
@@ -172,6 +176,7 @@ def attention_looks(
         queries: who looks (see `mm.positions`): the text of the prompt by default.
         layers: which layers; all by default.
         sample, image: whose picture.
+        frame: which frame, if it is a video.
 
     Returns:
         The looks: as the last expression of a cell a view of them (token by token, a matrix of heads), `.map(query)`,
@@ -184,7 +189,7 @@ def attention_looks(
     nodes = language_patterns(model, layers)
     if sample >= batch.size:
         raise InputError(f"sample={sample} must lie in 0..{batch.size - 1}.")
-    grid = batch.layout.grid(sample=sample, image=image)
+    grid = batch.layout.grid(sample=sample, image=image, frame=frame)
     reader = RowReader(as_rule(queries), batch, nodes)
     patterns: list[torch.Tensor] = []
 
@@ -206,11 +211,19 @@ def attention_looks(
         tuple(_strings(model, batch, sample, numbers)),
         tuple(numbers),
         grid.boxes.float(),
-        batch.images[sample][image] if batch.images else None,
+        _picture(batch, sample, image, frame),
         batch.layout,
         sample,
         image,
+        frame,
     )
+
+
+def _picture(batch: BatchLike, sample: int, image: int, frame: int | None) -> Image.Image | None:
+    """The picture, or the frame of a video; None where the batch was made of tensors."""
+    if batch.videos and frame is not None:
+        return batch.videos[sample][image][frame]
+    return batch.images[sample][image] if batch.images else None
 
 
 def _strings(model: HookedMultimodal, batch: BatchLike, sample: int, numbers: Sequence[int]) -> list[str]:

@@ -37,6 +37,7 @@ def relevance_map(
     part: Looking | None = None,
     layers: Several[Index] | None = None,
     image: Index = 0,
+    frame: Index | None = None,
 ) -> list[HeatMap | None]:
     """Which parts of its picture an answer depends on, for every sample of a batch.
 
@@ -51,6 +52,7 @@ def relevance_map(
         part: `"language"`, by default; `"vision"` for the tower's own attention, by default of Grad-CAM.
         layers: which blocks; all by default.
         image: which of each sample's pictures.
+        frame: which frame, if it is a video.
 
     Returns:
         One map per sample, without a unit: larger is more. None for samples without such a picture.
@@ -74,7 +76,7 @@ def relevance_map(
         raise InputError(f"method={map_method.name!r} has a value of each row, and no queries; leave queries= out.")
     where: Looking = part or ("language" if map_method.between_rows else "vision")
     nodes = map_method.points(model, where, layers)
-    grids = pictures_of(batch, where, image, None)
+    grids = pictures_of(batch, where, image, frame)
     rule = as_rule(("last" if where == "language" else "all") if queries is None else queries)
     reader = RowReader(rule, batch, nodes) if map_method.between_rows else None
     values, gradients = _read(model, batch, nodes, needs_gradient, word)
@@ -89,7 +91,8 @@ def relevance_map(
             is_flat = relevance.ndim == 2
             by_query = relevance[pairs[:, 1]] if is_flat else relevance[pairs[:, 0], pairs[:, 1]]
             rows = shares_by_entry(by_query, pairs[:, 0], grid.index, 1 if is_flat else len(relevance))
-        maps[sample] = map_of_rows(batch.layout, rows, part=where, sample=sample, image=image, title=title)
+        place: dict[str, Any] = {"part": where, "sample": sample, "image": image, "frame": frame}
+        maps[sample] = map_of_rows(batch.layout, rows, title=title, **place)
     return maps
 
 

@@ -35,7 +35,7 @@ def looks_pack(looks: AttentionLooks, picture: Image.Image | None, run: bool = F
         note = "There is no picture at hand: .view(picture)."
         return Pack(headline, _CAPTION, (shares,), labels=labels, start=start, notes=(note,))
     if looks.layout is not None:
-        require_picture_of(picture, looks.layout.place(looks.sample, looks.image).size)
+        require_picture_of(picture, looks.layout.place(looks.sample, looks.image, looks.frame).size)
     mean = numbers(looks.values.mean(1))
     arrays = [PackArray("mean", "mean of heads", mean, ("layer", "token", "patch"), limit="each")]
     notes = []

@@ -1,13 +1,16 @@
 """Attention of each token to each patch: against bare Hugging Face's own weights, and what is averaged elsewhere."""
 
+import numpy as np
 import pytest
 import torch
 
 from mmlens.analysis.attention.looks import attention_looks
 from mmlens.analysis.attention.shares import attention_map
+from mmlens.analysis.relevance.maps import relevance_map
 from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.viz.page.packs import pack_of
 from tests.conftest import Subject, bare_copy
+from tests.tiny import picture, qwen2_vl
 
 
 @torch.no_grad()
@@ -69,3 +72,23 @@ def test_the_view_opens_where_the_headline_says(llava: Subject) -> None:
     layer, head, token = (pack.start[axis] for axis in ("layer", "head", "token"))
     assert float(looks.shares[layer, head, token]) == float(looks.shares.max())
     assert f"L{looks.layers[layer]}.h{head}" in pack.headline
+
+
+def test_frames_of_a_video_are_looked_at_one_by_one() -> None:
+    model = qwen2_vl()
+    batch = model.prepare("what color is the circle", videos=torch.stack([picture(n) for n in range(4)]))
+    with pytest.raises(InputError, match=r"is a video of 4 frames.*pass frame=0\.\.3"):
+        attention_looks(model, batch)
+    for frame in (0, 2):
+        looks = attention_looks(model, batch, queries="last", frame=frame)
+        (expected,) = attention_map(model, batch, queries="last", frame=frame)
+        assert expected is not None
+        torch.testing.assert_close(looks.map(0).values, expected.values)
+        assert looks.picture is not None
+        assert np.array_equal(np.asarray(looks.picture), picture(frame).numpy())
+        assert "look" in looks.view().text
+        (relevant,) = relevance_map(model, batch, method="rollout", frame=frame)
+        assert relevant is not None
+        assert relevant.size == (32, 32)
+        assert relevant.values.shape == expected.values.shape
+    assert attention_looks(model, batch, frame=0).values.ne(attention_looks(model, batch, frame=2).values).any()
