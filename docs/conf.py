@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,10 +63,24 @@ _MODULE = """# `mm.%s`
 
 ```{eval-rst}
 .. automodule:: mmlens.%s
-   :members: %s
-   :imported-members:
+%s
 ```
 """
+#: The classes whose members are described with each result that inherits them: `view`, `plot`, `save`, `load`.
+_OF_RESULTS = {"Viewable", "Display", "Saved"}
+
+
+def _described(module: str, things: Mapping[str, object]) -> str:
+    """The directives for some names of a module: classes with what results inherit, all else without."""
+    classes = {name: thing for name, thing in things.items() if isinstance(thing, type)}
+    others = ", ".join(name for name in things if name not in classes)
+    blocks = [f"   :members: {others}\n   :imported-members:\n"] if others else [""]
+    for name, thing in classes.items():
+        bases = {base.__name__ for base in thing.__mro__[1:]} - _OF_RESULTS
+        blocks.append(
+            f".. autoclass:: {module}.{name}\n   :members:\n   :inherited-members: {', '.join(sorted(bases))}\n"
+        )
+    return "\n".join(blocks)
 
 
 def write_api() -> None:
@@ -74,18 +89,17 @@ def write_api() -> None:
     tasks = {**TASKS, "More": sorted(set(modules) - {name for names in TASKS.values() for name in names})}
     texts, described = {}, set(modules)
     for module in (name for names in tasks.values() for name in names if name != "model"):
-        names = importlib.import_module(f"mmlens.{module}").__all__
+        facade = importlib.import_module(f"mmlens.{module}")
+        names = facade.__all__
         own = [name for name in names if name not in described]  # what several modules have is described in the first
         described.update(names)
-        texts[module] = _MODULE % (module, module, ", ".join(own))
-    top = {
-        name: "class" if isinstance(getattr(mm, name), type) else "function"
-        for name in mm.__all__
-        if name not in described
-    }
+        texts[module] = _MODULE % (module, module, _described(f"mmlens.{module}", {n: getattr(facade, n) for n in own}))
+    top = {name: getattr(mm, name) for name in mm.__all__ if name not in described}
     texts["model"] = _MODEL % "\n".join(
-        f".. auto{kind}:: mmlens.{name}" + ("\n   :members:\n" if kind == "class" else "\n")
-        for name, kind in top.items()
+        _described("mmlens", {name: thing}).lstrip()
+        if isinstance(thing, type)
+        else f".. autofunction:: mmlens.{name}\n"
+        for name, thing in top.items()
     )
     lines = ["# API by task", "", "One page a module, made of the docstrings. `help(mm.patch)` says the same."]
     for task, names in tasks.items():
@@ -120,7 +134,10 @@ def list_the_rest(app: Any, name: str, source: list[str]) -> None:
 
 
 def bars(app: Any, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Bars of formulas are no substitutions."""
+    """Bars of formulas are no substitutions, and of two names of a field the first is no type of the second."""
+    lines[:] = [
+        re.sub(r"^:(ivar|param) [\w, *\\]+:", lambda names: names[0].replace(", ", ","), line) for line in lines
+    ]
     lines[:] = [
         "".join(part if n % 2 else part.replace("|", "\\|") for n, part in enumerate(re.split(r"(`[^`]*`)", line)))
         for line in lines

@@ -98,3 +98,11 @@ def _broken(site: dict[Path, Page]) -> Iterator[str]:
                 yield f"{path.name}: {link}"
             elif fragment and target in site and unquote(fragment) not in site[target].names:
                 yield f"{path.name}: {link} (no such place)"
+
+
+def test_results_are_described_with_what_they_inherit_and_nothing_else_is(site: dict[Path, Page]) -> None:
+    names = {path.name: page.names for path, page in site.items() if path.parent.name == "api"}
+    methods = {f"mmlens.patching.PatchSweep.{method}" for method in ("view", "plot", "save", "load", "to_frame")}
+    assert methods <= names["patching.html"]
+    assert "mmlens.errors.InputError.add_note" not in names["errors.html"]
+    assert "mmlens.neurons.Units.isdisjoint" not in names["neurons.html"]
