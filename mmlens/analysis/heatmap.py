@@ -47,10 +47,16 @@ class HeatMap(Viewable, Saved):
     title: str = ""
     centres: tuple[Float[torch.Tensor, "row"], Float[torch.Tensor, "column"]] | None = None
 
+    def __post_init__(self) -> None:
+        if not self.values.numel():
+            raise InputError(f"A heat map must hold patches, found values of shape {list(self.values.shape)}.")
+        object.__setattr__(self, "values", self.values.detach())
+
     def __repr__(self) -> str:
         rows, columns = self.values.shape
-        low, high = float(self.values.min()), float(self.values.max())
-        return f"HeatMap({self.title}: {rows} x {columns} patches, {low:.3g} to {high:.3g})"
+        known = self.values[self.values.isfinite()]
+        span = f"{float(known.min()):.3g} to {float(known.max()):.3g}" if known.numel() else "no finite value"
+        return f"HeatMap({self.title}: {rows} x {columns} patches, {span})"
 
     @checked
     def smooth(self, size: tuple[int, int] | None = None) -> Float[torch.Tensor, "height width"]:
@@ -61,8 +67,9 @@ class HeatMap(Viewable, Saved):
         """
         size = self.size if size is None else size
         weights = [self._weights(axis, size[axis]) for axis in (0, 1)]
-        minimum = float(self.values[~self.values.isnan()].min())  # a cell that no row shows has no value
-        heat = weights[0] @ self.values.float().nan_to_num(minimum) @ weights[1].T
+        known = self.values[self.values.isfinite()].float()  # a cell that no row shows has no value
+        minimum, maximum = (float(known.min()), float(known.max())) if known.numel() else (0.0, 0.0)
+        heat = weights[0] @ self.values.float().nan_to_num(minimum, maximum, minimum) @ weights[1].T
         # a row of weights adds up to 0 outside the patches, and to 1 inside
         coverage = weights[0].sum(1)[:, None] * weights[1].sum(1)[None]
         return torch.where(coverage > 0.5, heat, minimum)

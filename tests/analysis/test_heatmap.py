@@ -114,3 +114,17 @@ def test_the_blob_is_central_round_and_of_the_size_asked() -> None:
 def test_percentiles_are_bounded() -> None:
     with pytest.raises(InputError, match="percentile=101 must be from 0 to 100"):
         peak(0, 0).mask(101)
+
+
+def test_maps_with_values_that_are_not_finite_show_those_that_are() -> None:
+    inf, nan = float("inf"), float("nan")
+    whole = (4, 4), (0.0, 0.0, 4.0, 4.0), "t"
+    some = HeatMap(torch.tensor([[1.0, nan], [inf, 2.0]]), *whole)
+    assert repr(some) == "HeatMap(t: 2 x 2 patches, 1 to 2)"
+    assert some.smooth().tolist() == HeatMap(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), *whole).smooth().tolist()
+    nothing = HeatMap(torch.full((2, 2), nan), *whole)
+    assert repr(nothing) == "HeatMap(t: 2 x 2 patches, no finite value)"
+    assert nothing.smooth().eq(0).all()
+    assert not HeatMap(torch.ones(2, 2, requires_grad=True), *whole).values.requires_grad
+    with pytest.raises(InputError, match=r"must hold patches, found values of shape \[0, 2\]"):
+        HeatMap(torch.zeros(0, 2), *whole)
