@@ -37,7 +37,7 @@ HIDDEN = {
     *("Touched._passes", "Touched._rows", "Touched._windows"),
 }
 #: Classes with annotated names and another constructor.
-NO_VALUES = {"Judge", "Pixels", "SequenceRows", "_Caught"}
+NO_VALUES = {"Judge", "Pixels", "Saved", "SequenceRows", "_Caught"}
 
 
 def classes() -> set[type]:

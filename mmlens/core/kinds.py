@@ -104,16 +104,16 @@ Level: TypeAlias = Annotated[float, Must("between 0 and 1, both excluded", lambd
 #: A number from 0 to 100.
 Percentile: TypeAlias = Annotated[float, Must("from 0 to 100", lambda value: 0 <= value <= 100)]
 #: A string that says something.
-Text: TypeAlias = Annotated[str, Must("not empty", lambda value: bool(value.strip()))]
+Text: TypeAlias = Annotated[str, Must("non-empty", lambda value: bool(value.strip()))]
 #: Where a file or folder is.
 PathLike: TypeAlias = Annotated[str | Path, Must("a path", lambda value: _is_path(str(value)), instead=True)]
 #: A list with something in it.
-Several: TypeAlias = Annotated[Sequence[T], Must("not empty", _not_empty)]
+Several: TypeAlias = Annotated[Sequence[T], Must("non-empty", _not_empty)]
 #: A list without anything twice.
 Distinct: TypeAlias = Annotated[Sequence[T], Must("without repetition", lambda value: len(set(value)) == len(value))]
 #: A list with something in it, and nothing twice.
 SeveralDistinct: TypeAlias = Annotated[
-    Sequence[T], Must("not empty, without repetition", lambda value: len(value) > 0 and len(set(value)) == len(value))
+    Sequence[T], Must("non-empty, without repetition", lambda value: len(value) > 0 and len(set(value)) == len(value))
 ]
 #: A mapping with something in it.
-Named: TypeAlias = Annotated[Mapping[K, V], Must("not empty", _not_empty)]
+Named: TypeAlias = Annotated[Mapping[K, V], Must("non-empty", _not_empty)]

@@ -207,7 +207,7 @@ class Family:
     """
 
     name: str
-    classes: Annotated[tuple[Text, ...], Must("not empty", bool)]
+    classes: Annotated[tuple[Text, ...], Must("non-empty", bool)]
     vision: Vision
     projector: Projector
     language: Language

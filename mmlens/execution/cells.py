@@ -153,7 +153,7 @@ def activation_rows(
     Example:
         >>> _, cache = model.run_with_cache(batch, names="blocks.0.hook_resid_pre")
         >>> node = model.graph["blocks.0.hook_resid_pre"]
-        >>> rows_of(cache[node.name], node, batch, 0, torch.tensor([2, 3])).shape[0]
+        >>> activation_rows(cache[node.name], node, batch, 0, torch.tensor([2, 3])).shape[0]
         2
     """
     return piece_of(node, batch, sample, rows, activation.shape).of(activation)

@@ -137,4 +137,4 @@ def test_a_picture_of_more_or_fewer_tokens_than_its_tiles_is_refused() -> None:
 
 def test_tiles_that_are_not_square_have_rows_times_columns_of_tokens() -> None:
     tower = _Tower((60, 20), 5, 2)
-    assert (tower.patches, tower.merged, tower.tokens) == ((12, 4), (6, 2), 12)
+    assert (tower.patches, tower.blocks, tower.tokens) == ((12, 4), (6, 2), 12)

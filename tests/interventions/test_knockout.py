@@ -89,7 +89,7 @@ def test_cuts_that_cannot_be_are_refused(llava: Subject, qwen: Subject) -> None:
     for cut, message in cases:
         with pytest.raises(InputError, match=message), llava.model.intervene(cut), never_entered(llava.model):
             llava.model(batch)
-    with pytest.raises(InputError, match=r"layers=\[\] must be not empty"):
+    with pytest.raises(InputError, match=r"layers=\[\] must be non-empty"):
         KnockOut("last", "image", layers=[])
     packed = KnockOut("all", [0], part="vision")
     with pytest.raises(InputError, match="has no batch axis"), qwen.model.intervene(packed):

@@ -223,7 +223,9 @@ def _words(edits: Mapping[str, Sequence[Edit]], source: str | None, target: str 
 
 def _sets(sets: Sets, role: Role) -> dict[str, list[Sample]]:
     """Sets of prompts by name, read."""
-    data = sets if isinstance(sets, Mapping) else {f"{role}s": sets}
+    data = (
+        sets if isinstance(sets, Mapping) else {role if role == "consistency" else f"{role}s": sets}
+    )  # the argument's name
     result = {name: list(as_samples(dataset)) for name, dataset in data.items()}
     empty = [name for name, samples in result.items() if not samples]
     if empty or not result:

@@ -48,11 +48,12 @@ def compare(
             numbers to lay beside each other, and for caches without a batch.
 
     Example:
+        >>> import mmlens as mm
         >>> before = mm.lenses.attention_looks(model, batch)
         >>> with model.intervene(mm.Ablate([mm.Head(3, 4)])):
         ...     after = mm.lenses.attention_looks(model, batch)
         >>> mm.viz.compare(before, after).text  # doctest: +ELLIPSIS
-        "Between clean and edited, mean of heads changes by at most ..."
+        'Between clean and edited, mean of heads changes by at most ...'
     """
     results = [clean, edited] if control is None else [clean, edited, control]
     kinds = {type(result).__name__ for result in results}

@@ -224,7 +224,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(monkeypatch: pytest.Monk
     dead = next(node.name for node in model.graph if node.dead and node.name.endswith("hook_mlp_out"))
     cases: list[tuple[dict[str, Any], str]] = [
         ({"batch": two}, "of one sample, and the batch has 2"),
-        ({"transcoders": []}, "not empty"),
+        ({"transcoders": []}, "non-empty"),
         ({"transcoders": [dictionaries[0], dictionaries[0]]}, r"blocks\.0\.hook_mlp_out has a sparse dictionary"),
         ({"transcoders": normed}, "normalises what it reads"),
         ({"transcoders": transcoder(model, dead)}, f"{dead} reaches nothing"),

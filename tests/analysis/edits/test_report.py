@@ -308,10 +308,10 @@ def test_what_cannot_be_reported(planted_neuron: Wrapped, edits: dict[str, Any])
             r"^The edits are about .*; one report is about one pair: pass source=",
         ),
         ({"edits": edits["random"]}, r"^The edits are about no words; one report is about one pair"),
-        ({"targets": []}, r"^The target sets \['targets'\] hold no prompts\.$"),
+        ({"targets": []}, r"^targets holds no samples\.$"),
         (
             {"consistency": [replace(some[0], answer=None)]},
-            r"^The consistency sets \['consistencys'\] hold prompts without an answer",
+            r"^The consistency sets \['consistency'\] hold prompts without an answer",
         ),
         (
             {"targets": {"x": some}, "controls": {"x": some}},

@@ -113,5 +113,5 @@ def test_what_shows_nothing_is_refused() -> None:
     with model.attach(silent):
         with pytest.raises(mm.InputError, match="of one feature, found 2"):
             mm.features.page(model, ["L1.f3", "L1.f4"], samples)
-        with pytest.raises(mm.InputError, match="empty"):
+        with pytest.raises(mm.InputError, match="data holds no samples"):
             mm.features.page(model, "L1.f3", [])

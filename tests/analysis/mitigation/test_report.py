@@ -159,7 +159,7 @@ def test_a_method_without_other_rows_has_no_control_and_steps_that_are_not_writt
 
 
 def test_what_is_no_intervention_is_refused_by_its_settings() -> None:
-    with pytest.raises(InputError, match="was given none"):
+    with pytest.raises(InputError, match="must be non-empty"):
         mm.mitigation.Intervened(())
-    with pytest.raises(InputError, match=r"'L2\.h1' is none"):
+    with pytest.raises(InputError, match=r"'L2\.h1' must be an Intervention"):
         mm.mitigation.Intervened(("L2.h1",))

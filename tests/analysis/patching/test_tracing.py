@@ -60,5 +60,5 @@ def test_noise_on_words_is_traced_too(llava: Subject) -> None:
 
 def test_seeds_must_be_different(llava: Subject) -> None:
     for seeds in ([], [1, 1]):
-        with pytest.raises(InputError, match="not empty, without repetition"):
+        with pytest.raises(InputError, match="non-empty, without repetition"):
             causal_trace(llava.model, llava.batches["left"], metric=probability("red"), seeds=seeds, progress=False)

@@ -234,7 +234,7 @@ def test_bad_choices_are_refused(planted_neuron: Wrapped) -> None:
         causal_effect(planted_neuron.model, data, ways=("melt",), progress=False)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"sigma=-1.0 must be at least 0"):
         causal_effect(planted_neuron.model, data, sigma=-1.0, progress=False)
-    with pytest.raises(InputError, match=r"k=\(\) must be not empty"):
+    with pytest.raises(InputError, match=r"k=\(\) must be non-empty"):
         causal_effect(planted_neuron.model, data, k=(), progress=False)
     with pytest.raises(InputError, match=r"percentile=101.0 must be from 0 to 100"):
         localisation(planted_neuron.model, data, percentile=101.0, progress=False)

@@ -50,7 +50,7 @@ def test_strong_neurons_that_serve_others_too_step_back(wanted: NeuronScores, ot
 
 
 def test_bad_input_is_refused(wanted: NeuronScores, others: list[NeuronScores], make: Make) -> None:
-    with pytest.raises(InputError, match=r"others=\[\] must be not empty"):
+    with pytest.raises(InputError, match=r"others=\[\] must be non-empty"):
         specificity(wanted, [])
     with pytest.raises(InputError, match=r"scores are \[2, 3\] \[layer neuron\], others have \[1, 2\]"):
         specificity(wanted, [make([[1.0, 2.0]])])

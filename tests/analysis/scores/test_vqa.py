@@ -94,7 +94,7 @@ def test_accuracy_over_all_and_by_type() -> None:
             "No question has the type 'kind'; they have 'answer_type'",
         ),
         (lambda: vqa_score("a", "yes"), r"people='yes' must be a list"),
-        (lambda: vqa_score("a", []), "must be not empty"),
+        (lambda: vqa_score("a", []), "must be non-empty"),
         (lambda: vqa_score("a", ["yes"], rule="mean"), "must be 'script', 'corrected' or 'simple'"),
     ],
 )

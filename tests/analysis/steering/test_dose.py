@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_refused(llava: Subject) -> None:
     def run(vectors: object = vector, **options: object) -> None:
         dose_curve(model, batch, vectors, **{"alphas": [1.0], "metric": METRIC, "progress": False, **options})  # type: ignore[arg-type]
 
-    with pytest.raises(InputError, match=r"alphas=\[\] must be not empty, without repetition"):
+    with pytest.raises(InputError, match=r"alphas=\[\] must be non-empty, without repetition"):
         run(alphas=[])
     with pytest.raises(InputError, match="without repetition"):
         run(alphas=[1, 1.0])

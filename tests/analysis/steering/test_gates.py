@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_refused(llava: Subject) -> None:
     bank = _bank(torch.eye(32)[:2], 2)
     with pytest.raises(InputError, match=r"concepts=2 must be one or more of the bank's 0\.\.1"):
         ActiveConcept(bank, 2)
-    with pytest.raises(InputError, match=r"concepts=\[\] must be not empty"):
+    with pytest.raises(InputError, match=r"concepts=\[\] must be non-empty"):
         ActiveConcept(bank, [])
     with pytest.raises(InputError, match="by='size' must be 'absolute' or 'signed'"):
         ActiveConcept(bank, 0, by="size")  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ class Intervened(MitigationMethod):
     a random control where it moves states (as far, in a random direction), and none where it changes patterns of attention.
     """
 
-    interventions: Annotated[tuple[Intervention, ...], Must("not empty", bool)]
+    interventions: Annotated[tuple[Intervention, ...], Must("non-empty", bool)]
 
     def force(self, model: HookedMultimodal, samples: Sequence[Sample], batch: MultimodalBatch) -> Force:
         keys = [sample.key for sample in samples]
