@@ -11,6 +11,7 @@ from PIL import Image
 
 import mmlens
 from mmlens import lab
+from mmlens.cli import main
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
 
@@ -60,16 +61,32 @@ def test_the_version_is_that_of_the_package() -> None:
         ),
     ],
 )
-def test_mistakes_get_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_mistakes_get_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "text.png").write_text("no picture")
     Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
-    done = run(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mmlens", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert said.startswith(message)
+    assert said.count("\n") == 1
     assert not (tmp_path / "tour").exists()
+
+
+def test_the_process_of_a_mistake_ends_with_code_2(tmp_path: Path) -> None:
+    done = run("tour", "nowhere.png", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "mmlens: There is no picture at nowhere.png.\n"
 
 
 def test_the_tour_of_a_drawn_scene_ends_within_a_minute(tmp_path: Path) -> None:
