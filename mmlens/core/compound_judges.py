@@ -74,7 +74,10 @@ class Fields(Judge):
 
     def __init__(self, items: Sequence[Judge]):
         self.items = items
-        self.words = f"({', '.join(item.words for item in items)})"
+        words = [item.words for item in items]
+        self.words = (
+            f"{len(words)} items, each {words[0]}" if len(set(words)) == 1 < len(words) else f"({', '.join(words)})"
+        )
 
     def accepts(self, value: Any) -> bool:
         """Whether it is a tuple of that length whose items are accepted."""

@@ -104,7 +104,7 @@ Level: TypeAlias = Annotated[float, Must("between 0 and 1, both excluded", lambd
 #: A number from 0 to 100.
 Percentile: TypeAlias = Annotated[float, Must("from 0 to 100", lambda value: 0 <= value <= 100)]
 #: A string that says something.
-Text: TypeAlias = Annotated[str, Must("non-empty", lambda value: bool(value.strip()))]
+Text: TypeAlias = Annotated[str, Must("a non-empty string", lambda value: bool(value.strip()), instead=True)]
 #: Where a file or folder is.
 PathLike: TypeAlias = Annotated[str | Path, Must("a path", lambda value: _is_path(str(value)), instead=True)]
 #: A list with something in it.
