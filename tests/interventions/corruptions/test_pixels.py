@@ -188,7 +188,7 @@ def test_regions_that_do_not_fit_are_refused(llava: Subject) -> None:
     ):
         with pytest.raises(InputError, match=message):
             blur(model, clean, region=region)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"color=\(1, 2, 300\) must be \(a whole number, from 0 to 255"):
+    with pytest.raises(InputError, match=r"color=\(1, 2, 300\) must be 3 items, each a whole number, from 0 to 255"):
         blank(model, clean, color=(1, 2, 300))
     with pytest.raises(InputError, match="shuffle cannot keep pixels inside a region"):
         shuffle(model, clean, at="pixels", region=(0, 0, 8, 8))
