@@ -11,7 +11,7 @@ from PIL import Image
 from mmlens.analysis.attention.shares import language_patterns
 from mmlens.analysis.heatmap import HeatMap, map_of_rows
 from mmlens.core.contract import checked, checked_result
-from mmlens.core.errors import InputError
+from mmlens.core.errors import InputError, NoPlaceError
 from mmlens.core.kinds import Index, Several
 from mmlens.core.pictures import drawn_by
 from mmlens.core.rules import Positions, as_rule
@@ -189,7 +189,12 @@ def attention_looks(
     nodes = language_patterns(model, layers)
     if sample >= batch.size:
         raise InputError(f"sample={sample} must lie in 0..{batch.size - 1}.")
-    grid = batch.layout.grid(sample=sample, image=image, frame=frame)
+    try:
+        grid = batch.layout.grid(sample=sample, image=image, frame=frame)
+    except NoPlaceError as error:
+        raise NoPlaceError(
+            f"{error} Looks are the language model's; where the encoder looks: mm.attention_map(model, batch, part='vision')."
+        ) from error
     reader = RowReader(as_rule(queries), batch, nodes)
     patterns: list[torch.Tensor] = []
 
