@@ -17,7 +17,7 @@ from tests.tiny import picture, qwen2_vl
 def test_every_token_looks_as_in_hugging_face(subject: Subject) -> None:
     model = subject.model
     if not subject.tiny.has_places:
-        with pytest.raises(NoPlaceError, match="mm.attention_map"):
+        with pytest.raises(NoPlaceError, match=r"mm\.attention_map"):
             attention_looks(model, subject.batches["left"])
         return
     eager = bare_copy(model, "eager")
