@@ -215,8 +215,29 @@ def redistributed(
     others = pattern * (is_image & ~is_sink)
     total, share = others.sum(-1), (1 - factor) * (pattern * is_sink).sum(-1)
     is_changed = is_query & (to_image >= least_image) & (to_sinks <= most_sink * to_image) & (total > 0) & (share > 0)
-    new = torch.where(is_sink, factor * pattern, pattern) + others * (share / total.clamp_min(1e-12))[..., None]
-    return torch.where(is_changed[..., None], new, pattern), is_changed
+    return hand_on(pattern, is_sink, factor, others, share, is_changed), is_changed
+
+
+def hand_on(
+    pattern: Float[torch.Tensor, "batch head query key"],
+    is_donor: Bool[torch.Tensor, "batch #head #query key"],
+    factor: float | Float[torch.Tensor, "batch head query 1"],
+    receivers: Float[torch.Tensor, "batch head query key"],
+    amount: Float[torch.Tensor, "batch head query"],
+    is_changed: Bool[torch.Tensor, "batch head query"],
+) -> Float[torch.Tensor, "batch head query key"]:
+    """The pattern in which donors keep a share of their attention, and what they lose goes to others as these have it.
+
+    Args:
+        pattern: of a pass.
+        is_donor: which keys lose attention.
+        factor: the share that they keep.
+        receivers: the pattern at the keys that get it, 0 elsewhere.
+        amount: how much they get.
+        is_changed: the queries of heads in which this happens.
+    """
+    gain = receivers * (amount / receivers.sum(-1).clamp_min(1e-12))[..., None]
+    return torch.where(is_changed[..., None], torch.where(is_donor, factor * pattern, pattern) + gain, pattern)
 
 
 def _behind(image: Bool[torch.Tensor, "batch pos"], first: int, count: int) -> Bool[torch.Tensor, "batch query"]:

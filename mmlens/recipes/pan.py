@@ -26,7 +26,7 @@ from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.quantities import is_control
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.sensitivity import Sensitivity
-from mmlens.analysis.samples.sample import Sample
+from mmlens.analysis.samples.sample import Sample, batch_of
 from mmlens.analysis.study_table import StudyValue
 from mmlens.core.answer_text import says
 from mmlens.interventions.edits.words import replace_token
@@ -224,7 +224,7 @@ def edits(study: Study) -> Outcome:
         progress=False,
     )  # fmt: skip
     neurons = captions[0][data.source].top(settings.edit_k)
-    batch = study.model.prepare([s.prompt for s in data.taught], images=[list(s.pictures) for s in data.taught])
+    batch = batch_of(study.model, data.taught)
     report = edit_report(
         study.model,
         {

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
-from mmlens.analysis.samples.sample import Data
+from mmlens.analysis.samples.chunks import DataChunk, chunks_of, shared_chunks
+from mmlens.analysis.samples.sample import Data, length_of
 from mmlens.core.axes import unit_axis
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked

@@ -23,7 +23,7 @@ from mmlens.interventions.activations import gaussian
 from mmlens.interventions.attention_boost import BoostAttention
 from mmlens.interventions.knockout import KnockOut
 from mmlens.interventions.positioned import AtPoints
-from mmlens.interventions.sink_redistribution import RedistributeSinks
+from mmlens.interventions.sink_redistribution import RedistributeSinks, hand_on
 from mmlens.interventions.steering import Steer
 from mmlens.interventions.steering_table import SteeringTable
 from mmlens.interventions.steering_vector import SteeringVector
@@ -176,12 +176,8 @@ class RandomDonors(RedistributeSinks):
         given = (pattern * is_donor).sum(-1, keepdim=True)
         share = (freed / given.clamp_min(1e-12)).clamp_max(1.0)
         receivers = pattern * (is_image & ~is_sink & ~is_donor)
-        total = receivers.sum(-1, keepdim=True)
-        new = torch.where(is_donor, (1 - share) * pattern, pattern) + receivers * (
-            share * given / total.clamp_min(1e-12)
-        )
-        is_changed = is_changed & (total > 0)[..., 0] & (given > 0)[..., 0]
-        return torch.where(is_changed[..., None], new, pattern), is_changed
+        is_changed = is_changed & (receivers.sum(-1) > 0) & (given > 0)[..., 0]
+        return hand_on(pattern, is_donor, 1 - share, receivers, (share * given)[..., 0], is_changed), is_changed
 
 
 class _RandomMoves:

@@ -11,8 +11,8 @@ from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.neurons.token_targets import TokenTargets
 from mmlens.analysis.nouns.caption_nouns import CaptionWord, Nouns, nouns_said
-from mmlens.analysis.samples.chunks import chunks_of, length_of
-from mmlens.analysis.samples.sample import Data
+from mmlens.analysis.samples.chunks import chunks_of
+from mmlens.analysis.samples.sample import Data, length_of
 from mmlens.core.contract import checked, checked_result
 from mmlens.core.errors import InputError
 from mmlens.core.kinds import Count, PathLike, Text

@@ -20,8 +20,8 @@ from mmlens.analysis.neurons.points import NeuronLayers, neuron_layers
 from mmlens.analysis.neurons.sample_top import SampleTop
 from mmlens.analysis.neurons.scores import NeuronScores
 from mmlens.analysis.neurons.token_targets import score_targets, token_text, tokens_of, word_targets
-from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
-from mmlens.analysis.samples.sample import Data
+from mmlens.analysis.samples.chunks import DataChunk, chunks_of, shared_chunks
+from mmlens.analysis.samples.sample import Data, length_of
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.contract import checked
 from mmlens.core.errors import InputError

@@ -1,6 +1,6 @@
 """All properties of the neurons behind a model's nouns, in one call, each beside its baselines."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from itertools import chain, islice
 
 import torch
@@ -20,7 +20,7 @@ from mmlens.analysis.properties.noun_occurrences import CaptionSettings
 from mmlens.analysis.properties.run import run
 from mmlens.analysis.properties.scorers import Scorer
 from mmlens.analysis.properties.sensitivity import Sensitivity
-from mmlens.analysis.samples.sample import Dataset, Sample, as_samples
+from mmlens.analysis.samples.sample import Dataset, Sample, as_samples, length_of
 from mmlens.core.contract import checked
 from mmlens.core.kinds import Count, NonNegative, PathLike, Seed, Several
 from mmlens.models.hooked import HookedMultimodal, WritingModel
@@ -107,7 +107,7 @@ def neuron_report(
     for way in ways:  # one by one, so that rows that cannot be edited (quantised, offloaded) only cost the noise
         measures.append(Causal((way,), (k,), (sigma,), means, captions and way == "zero", again, seed))
     choice = NeuronChoice.of(methods, k, seed, draws)
-    total = len(dataset) if isinstance(dataset, Sized) else None
+    total = length_of(dataset)
     return run(
         model,
         samples,

@@ -10,8 +10,8 @@ from mmlens.analysis.properties.cases import NeuronChoice, NounNeurons, Overall,
 from mmlens.analysis.properties.measurements import Measurements
 from mmlens.analysis.properties.noun_occurrences import CaptionSettings, noun_occurrences
 from mmlens.analysis.properties.quantities import Value
-from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
-from mmlens.analysis.samples.sample import Dataset, Sample
+from mmlens.analysis.samples.chunks import DataChunk, chunks_of, shared_chunks
+from mmlens.analysis.samples.sample import Dataset, Sample, length_of
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError, NoPlaceError, UnsupportedModelError
 from mmlens.core.unit_sets import Units

@@ -1,6 +1,6 @@
 """Datasets in chunks of samples that the processes of a launch share, with what is finished of them kept in a checkpoint."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mmlens.analysis.samples.sample import Data, Sample, as_samples
+from mmlens.analysis.samples.sample import Data, Sample, as_samples, batch_of
 from mmlens.core.checkpoint import Checkpoint
 from mmlens.core.errors import InputError
 from mmlens.core.identity import identity_of
@@ -44,8 +44,7 @@ class DataChunk:
         """The samples, ready to run, padded on the left."""
         if self.prepared is not None:
             return self.prepared.to(self.model.device)
-        pictures = [list(sample.pictures) for sample in self.samples]
-        return self.model.prepare([sample.prompt for sample in self.samples], images=pictures)
+        return batch_of(self.model, self.samples)
 
     @property
     def size(self) -> int:
@@ -106,13 +105,6 @@ def chunks_of(
     while chunk := list(islice(samples, batch_size)):
         yield DataChunk(model, first, chunk)
         first += len(chunk)
-
-
-def length_of(data: object) -> int | None:
-    """The number of samples of a dataset or a batch, if it can tell."""
-    if isinstance(data, MultimodalBatch):
-        return data.size
-    return len(data) if isinstance(data, Sized) and not isinstance(data, Mapping | torch.Tensor) else None
 
 
 def shared_chunks(

@@ -1,7 +1,7 @@
 """A dataset, as every analysis takes one: samples with a picture, a prompt, and what is known to be true of them."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
+import torch
 from PIL import Image
 
 from mmlens.analysis.samples.items import read_item
@@ -250,6 +251,19 @@ def _tuple(images: Any) -> tuple[Picture, ...]:
     return tuple(images) if isinstance(images, list | tuple) else (images,)
 
 
+def length_of(data: object) -> int | None:
+    """The number of samples of a dataset or a batch, if it can tell."""
+    if isinstance(data, MultimodalBatch):
+        return data.size
+    return len(data) if isinstance(data, Sized) and not isinstance(data, Mapping | torch.Tensor) else None
+
+
+def batch_of(model: HookedMultimodal, samples: Sequence[Sample]) -> MultimodalBatch:
+    """Samples as one batch, ready to run, padded on the left."""
+    pictures = [list(sample.pictures) for sample in samples]
+    return model.prepare([sample.prompt for sample in samples], images=pictures)
+
+
 def batches(
     model: HookedMultimodal,
     dataset: Dataset,
@@ -275,7 +289,8 @@ def batches(
         InputError: for a batch size below 1, or an item that is no sample.
     """
     samples = as_samples(dataset, prompt=prompt)
-    total = len(dataset) if isinstance(dataset, Sized) else total
+    if (length := length_of(dataset)) is not None:
+        total = length
     return _batches(model, samples, batch_size, ProgressBar(total=total, desc=desc, disable=not progress))
 
 
@@ -284,6 +299,5 @@ def _batches(
 ) -> Iterator[tuple[list[Sample], MultimodalBatch]]:
     with bar:
         while chunk := list(islice(samples, batch_size)):
-            pictures = [list(sample.pictures) for sample in chunk]
-            yield chunk, model.prepare([sample.prompt for sample in chunk], images=pictures)
+            yield chunk, batch_of(model, chunk)
             bar.update(len(chunk))

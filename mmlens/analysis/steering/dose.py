@@ -15,8 +15,8 @@ from jaxtyping import Float
 from mmlens.analysis.metrics import MetricLike, MetricReading, metric_name, readings
 from mmlens.analysis.metrics.reading import as_forced
 from mmlens.analysis.patching.filling import Place, fill
-from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
-from mmlens.analysis.samples.sample import Data, as_samples
+from mmlens.analysis.samples.chunks import DataChunk, chunks_of, shared_chunks
+from mmlens.analysis.samples.sample import Data, as_samples, length_of
 from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of
 from mmlens.analysis.steering.dose_result import DoseCurve
 from mmlens.analysis.steering.metric_weights import metric_weights

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias, cast
 
 import torch
 
-from mmlens.analysis.samples.chunks import DataChunk, chunks_of, length_of, shared_chunks
-from mmlens.analysis.samples.sample import Dataset, Sample
+from mmlens.analysis.samples.chunks import DataChunk, chunks_of, shared_chunks
+from mmlens.analysis.samples.sample import Dataset, Sample, length_of
 from mmlens.analysis.steering.answers import answers
 from mmlens.analysis.steering.cases import SteeringCase, SteeringFacts
 from mmlens.analysis.steering.controls import ControlKind, StateDraws, controls_of, token_weights, word_weights

@@ -7,14 +7,14 @@ Departs: words are matched as words, and only in what was generated. The publish
 "red" was found in "covered", and some words in the prompt.
 """
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
 
-from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Dataset, Sample, as_samples, batches
+from mmlens.analysis.samples.sample import DEFAULT_PROMPT, Dataset, Sample, as_samples, batches, length_of
 from mmlens.analysis.store.at_positions import AtGenerated, AtPositions, Generated
 from mmlens.analysis.store.at_word import AtWord, WordToken
 from mmlens.analysis.store.collection_config import CollectionConfig
@@ -129,7 +129,7 @@ def collect(
             f"{process.count} processes cannot share memory; collect into a folder: collect(..., into=path)."
         )
     folder = None if into is None else StoreFolder(Path(into), question, process)
-    total = len(dataset) if isinstance(dataset, Sized) else None
+    total = length_of(dataset)
     numbers: list[int] = []
     block = batch_size
     full = -(-save_every // batch_size) * batch_size  # whole batches, so that a resumed run makes the same ones
