@@ -20,6 +20,8 @@ from mmlens.viz.page.show import show
 from mmlens.viz.points import point_rows
 
 _RUNS = ("clean", "edited", "difference", "control")
+#: Those beside the clean one that are passed.
+_OTHERS = ("edited", "control")
 _DIFFERENCE, _BESIDE = "difference", "control minus clean"
 #: What results say of what was asked for; runs that were asked something else have no difference.
 _QUESTION = ("points", "layers", "positions", "groups", "words", "metric", "direction")
@@ -85,7 +87,7 @@ def compared(packs: list[Pack]) -> Pack:
             "These results have no maps to lay beside each other: heat maps, attention looks, lenses, sweeps and caches have. "
             "Reports (of edits, of steering) have their answers before and after in their tables: .view()."
         )
-    for pack, name in zip(packs[1:], _RUNS[1:2] + _RUNS[3:], strict=False):
+    for pack, name in zip(packs[1:], _OTHERS, strict=False):
         _require_alike(first, pack, name)
     arrays = []
     for array in shared:
@@ -123,7 +125,7 @@ def runs_of(array: PackArray, values: list[np.ndarray], differences: list[np.nda
     change: float | Literal["each"] = "each" if limit == "each" else max(map(largest_of, differences))
     made = [
         replace(array, name=f"{array.name}, {run}", values=v, run=run, limit=limit, control="", texts=None)
-        for run, v in zip(("clean", "edited", "control"), values, strict=False)
+        for run, v in zip(("clean", *_OTHERS), values, strict=False)
     ]
     scale: Scale = "signed" if signed else "positive"
     changed = [
@@ -147,7 +149,7 @@ def runs_of(array: PackArray, values: list[np.ndarray], differences: list[np.nda
 
 def _require_same_question(results: list[Any]) -> None:
     """Refuse results that were asked for of other points, positions, words or metrics: their difference is no effect."""
-    for result, name in zip(results[1:], _RUNS[1:2] + _RUNS[3:], strict=False):
+    for result, name in zip(results[1:], _OTHERS, strict=False):
         for what in _QUESTION:
             asked, other = (_plain(getattr(one, what, None)) for one in (results[0], result))
             if asked != other and not callable(asked):
